@@ -1,0 +1,157 @@
+"""
+VolumeMigration: the durable journal of one migration.
+
+The spec is the request and never changes, but for cancelRequested. The status is what the migrator did: intent before
+every outside write, outcome after it. Whoever reads it after a crash needs nothing else but a fresh look at the world.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from common.resources.meta import Condition, ObjectMeta, Time
+
+FINALIZER: Final = "storage.billyronks.io/migrator"
+
+
+class MigrationState(StrEnum):
+    """State of a migration; the last three are terminal."""
+
+    PENDING = "Pending"
+    ANALYZING = "Analyzing"
+    SCALING_UP = "ScalingUp"
+    WAITING_SYNC = "WaitingSync"
+    SCALING_DOWN = "ScalingDown"
+    COMPLETED = "Completed"
+    ABORTED = "Aborted"
+    FAILED = "Failed"
+
+    @property
+    def terminal(self) -> bool:
+        return self in {MigrationState.COMPLETED, MigrationState.ABORTED, MigrationState.FAILED}
+
+
+class PolicyRef(msgspec.Struct, frozen=True):
+    """The policy a migration serves."""
+
+    name: str
+    uid: str
+    generation: int = 0
+
+
+class MoveSource(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The replica that is to go."""
+
+    pool: str
+    uuid: str | None = None
+
+
+class MoveSpec(msgspec.Struct, frozen=True, rename="camel"):
+    """One replica's way."""
+
+    source: MoveSource
+    target_pool: str
+
+
+class MigrationSpec(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The request; timeout is a duration as Go writes them."""
+
+    request_id: str
+    pv_name: str
+    volume_handle: str
+    moves: tuple[MoveSpec, ...]
+    policy_ref: PolicyRef | None = None
+    reason: str = ""
+    priority: int = 0
+    timeout: str | None = None
+    not_after: Time | None = None
+    dry_run: bool = False
+    cancel_requested: bool = False
+
+
+class StepKind(StrEnum):
+    """What a journal entry records."""
+
+    STATE = "State"
+    """The migration entered a state."""
+    INTENT = "Intent"
+    """A write is about to be made."""
+    OUTCOME = "Outcome"
+    """What became of the write of the intent before it."""
+    NOTE = "Note"
+    """Something seen that the next step rests on."""
+
+
+class Step(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """One entry of the journal."""
+
+    time: Time
+    kind: StepKind
+    state: MigrationState
+    detail: str = ""
+    write: msgspec.Raw | None = None
+    """The write of an intent, as migrator.core.model encodes it."""
+    outcome: str = ""
+    """Of an outcome: done, refused, or unknown."""
+    resource_version: str = ""
+    repeats: int = 0
+    """How often this entry was updated in place instead of a new one being written."""
+
+
+class ReplicaRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """One replica as it was before the migration."""
+
+    pool: str
+    uuid: str | None = None
+    node: str | None = None
+
+
+class PhaseTime(msgspec.Struct, frozen=True):
+    """Seconds spent in one state."""
+
+    state: MigrationState
+    seconds: float
+
+
+class AdmittedSettings(msgspec.Struct, frozen=True, rename="camel"):
+    """Settings as they were when the migration was admitted; a restart with other flags does not change them."""
+
+    dry_run: bool
+    preservation: bool
+    timeout_seconds: float
+    poll_seconds: float
+
+
+class MigrationStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What was done and seen."""
+
+    state: MigrationState = MigrationState.PENDING
+    reason: str = ""
+    message: str = ""
+    steps: tuple[Step, ...] = ()
+    original_replicas: tuple[ReplicaRecord, ...] = ()
+    original_replica_count: int | None = None
+    original_topology: msgspec.Raw | None = None
+    """spec.topology as JSON, byte for byte; None where it was absent."""
+    settings: AdmittedSettings | None = None
+    elapsed_seconds: float = 0
+    """Time counted since admission, by whoever executed it."""
+    progress: float | None = None
+    """Rebuild of the current move, 0 to 1."""
+    eta_seconds: float | None = None
+    size_bytes: int | None = None
+    admitted_at: Time | None = None
+    ended_at: Time | None = None
+    phases: tuple[PhaseTime, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+
+
+class VolumeMigration(msgspec.Struct, frozen=True, rename="camel"):
+    """The custom resource."""
+
+    metadata: ObjectMeta
+    spec: MigrationSpec
+    status: MigrationStatus = MigrationStatus()
