@@ -107,6 +107,7 @@ class Prometheus:
                 f"--storage.tsdb.path={self.directory / 'samples'}",
                 f"--web.listen-address={self.url.removeprefix('http://')}",
                 "--web.enable-lifecycle",
+                "--scrape.discovery-reload-interval=100ms",  # it would look at new targets only 5 s after its start
                 "--log.level=warn",
             ),
             log=self.directory / "prometheus.log",
