@@ -1,0 +1,52 @@
+"""
+A small HTTP server for what is read by machines: metrics and probes.
+
+Plain GETs of a few paths; everything else of HTTP is left to aiohttp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+
+from common.config import parse_addr
+
+Answer = Callable[[web.Request], Awaitable[web.Response]]
+
+
+class HttpServer:
+    """Serves while it is entered. Entering raises OSError, in one line, if the address is not to be had."""
+
+    def __init__(self, addr: str, paths: Mapping[str, Answer]) -> None:
+        self._addr = parse_addr(addr)
+        self._paths = paths
+        self._runner: web.AppRunner | None = None
+        self.port = self._addr.port
+        """The port it listens on; once entered, never 0."""
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        for path, answer in self._paths.items():
+            app.router.add_get(path, answer)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self._addr.host or None, self._addr.port).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise OSError(
+                f"cannot listen on {self._addr}: {error.strerror or error}; choose another address"
+            ) from error
+        self._runner = runner
+        self.port = runner.addresses[0][1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
