@@ -1,0 +1,170 @@
+"""
+`couchestor migrate VOLUME --to POOL|TIER`: ask for a move, and follow it if one likes.
+
+The request id is what makes asking safe to repeat. It is drawn here and told before the answer is known, so that a
+person whose connection broke can send the very same request again instead of a second one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+import grpc
+from common.rpc.errors import describe
+from couchestor.migrator.v1 import migrator_pb2, migrator_pb2_grpc
+from google.protobuf.duration_pb2 import Duration
+from rich.live import Live
+from rich.text import Text
+
+from cli.flags import Commands, add_command, count, duration
+from cli.journeys import TERMINAL, Gone, News, progress, state_word, watch, way, why
+from cli.render import marks_for, span
+from cli.services import MIGRATOR
+from cli.session import CommandError, Session, status_of
+from common.placement import Tier
+
+TIERS: Final = frozenset(tier.value for tier in Tier)
+UNDECIDED: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+"""Ends of a call after which the migration may have been recorded all the same."""
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its flags."""
+    parser = add_command(commands, "migrate", run, MIGRATOR, "move a volume to a pool or a tier")
+    parser.add_argument("volume", metavar="VOLUME", help="a PersistentVolume's name, or its volumeHandle")
+    parser.add_argument(
+        "--to",
+        required=True,
+        metavar="POOL|TIER",
+        help="hot, warm, cold, or a pool's name; tier:NAME and pool:NAME leave no doubt",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="analyze only; nothing is written to Mayastor")
+    parser.add_argument("-f", "--follow", action="store_true", help="wait for the end; exit 1 unless it is Completed")
+    parser.add_argument("--reason", default="asked for with couchestor migrate", help="for people who read it later")
+    parser.add_argument("--priority", type=count(-1000, 1000), default=0, metavar="N", help="higher goes first")
+    parser.add_argument("--timeout", type=duration, metavar="DURATION", help="how long it may make no progress")
+    parser.add_argument("--request-id", metavar="ID", help="repeat an earlier request instead of making a new one")
+
+
+def run(session: Session, args: argparse.Namespace) -> int:
+    """Ask, tell, and follow."""
+    request = _request(session, args)
+    if not session.json:
+        session.write(f"request   {request.request_id}")
+    migration = _start(session, request)
+    if session.json:
+        if not args.follow:
+            session.write_json(migrator_pb2.StartMigrationResponse(migration=migration))
+    else:
+        session.write(f"migration {migration.name}")
+        session.write(f"volume    {migration.volume}: {way(migration, marks_for(session.screen))}")
+        session.write(f"state     {_state(migration)}")
+    if not args.follow:
+        return 0
+    end = _follow(session, migration)
+    if session.json:
+        session.write_json(migrator_pb2.StartMigrationResponse(migration=end))
+    return 0 if end.state == migrator_pb2.MIGRATION_STATE_COMPLETED else 1
+
+
+def _request(session: Session, args: argparse.Namespace) -> migrator_pb2.StartMigrationRequest:
+    request = migrator_pb2.StartMigrationRequest(
+        request_id=args.request_id or f"couchestor-{session.rng.getrandbits(96):024x}",
+        volume=args.volume,
+        reason=args.reason,
+        priority=args.priority,
+        dry_run=args.dry_run,
+    )
+    kind, name = target(args.to)
+    if kind == "tier":
+        request.tier = name
+    else:
+        request.pool = name
+    if args.timeout is not None:
+        timeout = Duration()
+        timeout.FromTimedelta(args.timeout)
+        request.timeout.CopyFrom(timeout)
+    return request
+
+
+def target(text: str) -> tuple[str, str]:
+    """
+    Tell a tier from a pool: ("tier", "hot") or ("pool", "pool-nvme-1").
+
+    Pool names have no colon, so a prefix can say which is meant. Raises CommandError for what names neither.
+    """
+    kind, colon, name = text.partition(":")
+    if not colon:
+        return ("tier", text) if text in TIERS else ("pool", text)
+    if kind == "tier" and name not in TIERS:
+        raise CommandError(f"--to {text}: there is no such tier; it is one of {', '.join(sorted(TIERS))}")
+    if kind not in {"tier", "pool"} or not name:
+        raise CommandError(f"--to {text}: write hot, warm, cold, a pool's name, tier:NAME or pool:NAME")
+    return kind, name
+
+
+def _start(session: Session, request: migrator_pb2.StartMigrationRequest) -> migrator_pb2.Migration:
+    with session.connect(MIGRATOR) as channel:
+        stub = migrator_pb2_grpc.MigratorServiceStub(channel)
+        try:
+            return stub.StartMigration(request, timeout=session.deadline_seconds).migration
+        except grpc.RpcError as error:
+            if status_of(error) not in UNDECIDED:
+                raise
+            raise CommandError(
+                f"migrator: {describe(error)}; whether it was recorded is not known: "
+                f"repeat the command with --request-id {request.request_id}, which starts it once at most"
+            ) from error
+
+
+def _follow(session: Session, migration: migrator_pb2.Migration) -> migrator_pb2.Migration:
+    """Tell of each state until the last. Raises CommandError if its record goes away before."""
+    wanted = migrator_pb2.MigrationFilter(volume=migration.volume)
+    told = _state(migration)
+    seen = migration.state in TERMINAL
+    if seen:
+        return migration
+    with Live(console=session.screen, auto_refresh=False, transient=True) as live:
+        for event in watch(session, wanted):
+            match event:
+                case News.BEGINNING:
+                    seen = False
+                case News.SYNCED if not seen:
+                    raise CommandError(f"{migration.name}: its record is gone, so its end is not known")
+                case Gone(name) if name == migration.name:
+                    raise CommandError(f"{migration.name}: its record was deleted while it was followed")
+                case migrator_pb2.Migration() if event.name == migration.name:
+                    seen = True
+                    if _state(event) != told:
+                        told = _state(event)
+                        _tell(session, f"state     {told}")
+                    if event.state in TERMINAL:
+                        _tell_end(session, event)
+                        return event
+                    if session.screen.is_terminal and not session.json:
+                        live.update(_going(event, session), refresh=True)
+    raise CommandError(f"{migration.name}: the watch ended before the migration did")
+
+
+def _tell(session: Session, line: str) -> None:
+    if not session.json:
+        session.screen.print(Text(line), soft_wrap=True)
+
+
+def _tell_end(session: Session, migration: migrator_pb2.Migration) -> None:
+    if migration.detail:
+        _tell(session, f"detail    {migration.detail}")
+    phases = ", ".join(f"{state_word(one.state)} {span(one.duration.ToTimedelta())}" for one in migration.phases)
+    if phases:
+        _tell(session, f"phases    {phases}")
+
+
+def _going(migration: migrator_pb2.Migration, session: Session) -> Text:
+    eta = f", about {span(migration.eta.ToTimedelta())} to go" if migration.HasField("eta") else ""
+    return Text(f"          {progress(migration, marks_for(session.screen))}{eta}", style="cyan")
+
+
+def _state(migration: migrator_pb2.Migration) -> str:
+    reason = why(migration)
+    return state_word(migration.state) + (f", {reason}" if reason != "-" else "")
