@@ -22,7 +22,7 @@ class ToolMissingError(Exception):
 def find_tool(name: str) -> Path | None:
     """The program `name`, from KUBEBUILDER_ASSETS, from what `make tools` made, or for Prometheus from PATH.
 
-    Raises ValueError for a name that `make tools` does not know.
+    A name that the script does not know raises its BuildError, which lists those that it does.
     """
     return _finder()(name)
 

@@ -232,6 +232,25 @@ async def test_a_restarted_control_plane_keeps_its_address_its_tokens_and_its_ob
     assert (await who_am_i(control_plane.kubeconfig_for(READER)))["username"] == "reader"
 
 
+async def test_an_api_server_that_stops_ends_the_watches_of_its_clients(control_plane: ControlPlane) -> None:
+    configuration = Configuration()
+    await config.load_kube_config(config_file=str(control_plane.kubeconfig), client_configuration=configuration)
+    async with ApiClient(configuration) as client:
+        watch = await client.call_api(
+            "/api/v1/namespaces",
+            "GET",
+            query_params=[("watch", "1")],
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+            _return_http_data_only=True,
+        )
+        assert json.loads(await watch.content.readline())["type"] == "ADDED"
+        await control_plane.api_server.stop()
+        async for _ in watch.content:  # to its orderly end: a connection that is torn raises ClientPayloadError
+            pass
+    await control_plane.api_server.start()
+
+
 async def test_an_api_server_that_crashed_starts_again_beside_the_same_etcd(control_plane: ControlPlane) -> None:
     etcd = control_plane.etcd.pid
     await control_plane.api_server.kill()
