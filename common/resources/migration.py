@@ -80,9 +80,9 @@ class StepKind(StrEnum):
     INTENT = "Intent"
     """A write is about to be made."""
     OUTCOME = "Outcome"
-    """What became of the write of the intent before it."""
-    NOTE = "Note"
-    """Something seen that the next step rests on."""
+    """What became of the write of the intent of the same number."""
+    TAKEN_UP = "TakenUp"
+    """Somebody began to execute it, or began anew: an intent without an outcome before this may have been acted on."""
 
 
 class Step(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -91,22 +91,35 @@ class Step(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     time: Time
     kind: StepKind
     state: MigrationState
+    number: int = 0
+    """Intents count from 1; an outcome has the number of its intent."""
     detail: str = ""
     write: msgspec.Raw | None = None
     """The write of an intent, as migrator.core.model encodes it."""
     outcome: str = ""
-    """Of an outcome: done, refused, or unknown."""
+    """Of an outcome: a migrator.core.model.Outcome."""
+    executor: str = ""
+    """Of a TakenUp: who."""
+    elapsed_seconds: float = 0
+    replica_count: int | None = None
+    """Of an intent: what spec had when it was decided; of an outcome: what it had then."""
+    topology: str | None = None
+    """As replica_count, for spec.topology as canonical JSON text."""
     resource_version: str = ""
     repeats: int = 0
     """How often this entry was updated in place instead of a new one being written."""
 
 
 class ReplicaRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """One replica as it was before the migration."""
+    """One replica, as it was first seen."""
 
     pool: str
     uuid: str | None = None
     node: str | None = None
+
+    @property
+    def identity(self) -> str:
+        return self.uuid or self.pool
 
 
 class PhaseTime(msgspec.Struct, frozen=True):
@@ -123,6 +136,44 @@ class AdmittedSettings(msgspec.Struct, frozen=True, rename="camel"):
     preservation: bool
     timeout_seconds: float
     poll_seconds: float
+    read_gap_seconds: float = 1.0
+    """Two reads further apart than this are two."""
+
+
+class Heading(StrEnum):
+    """Whither a migration goes."""
+
+    FORWARD = "Forward"
+    """To its target; also when it is too late, or not possible, to go back."""
+    BACK = "Back"
+    """To the original state."""
+    LEAVE = "Leave"
+    """Nowhere: things stay as they are, only our own marks are taken off."""
+
+
+class Course(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Why a migration no longer simply goes forward."""
+
+    heading: Heading
+    reason: str
+    message: str = ""
+    since_seconds: float = 0
+    """Elapsed seconds of the migration at which it was taken."""
+
+
+class Rebuild(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What was seen of the rebuild; times are elapsed seconds of the migration, progress 0 to 1."""
+
+    seen_seconds: float = 0
+    """When the new replica was first seen."""
+    first_progress: float | None = None
+    progress: float | None = None
+    progress_seconds: float | None = None
+    """When progress last grew."""
+    limit_seconds: float | None = None
+    """It may last until then, even past the timeout, as long as progress grows."""
+    trouble_seconds: float | None = None
+    """Since when the new replica is faulted or its pool not online; None if it is not."""
 
 
 class MigrationStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -134,15 +185,22 @@ class MigrationStatus(msgspec.Struct, frozen=True, rename="camel", omit_defaults
     steps: tuple[Step, ...] = ()
     original_replicas: tuple[ReplicaRecord, ...] = ()
     original_replica_count: int | None = None
-    original_topology: msgspec.Raw | None = None
-    """spec.topology as JSON, byte for byte; None where it was absent."""
+    original_topology: str | None = None
+    """spec.topology as canonical JSON text, "null" where it was absent; None until it was read."""
+    volume_uid: str = ""
+    pv_uid: str = ""
+    new_replicas: tuple[ReplicaRecord, ...] = ()
     settings: AdmittedSettings | None = None
+    course: Course | None = None
+    rebuild: Rebuild | None = None
     elapsed_seconds: float = 0
     """Time counted since admission, by whoever executed it."""
     progress: float | None = None
     """Rebuild of the current move, 0 to 1."""
     eta_seconds: float | None = None
     size_bytes: int | None = None
+    queue_position: int | None = None
+    """Place among those that wait, from 1."""
     admitted_at: Time | None = None
     ended_at: Time | None = None
     phases: tuple[PhaseTime, ...] = ()
@@ -155,3 +213,8 @@ class VolumeMigration(msgspec.Struct, frozen=True, rename="camel"):
     metadata: ObjectMeta
     spec: MigrationSpec
     status: MigrationStatus = MigrationStatus()
+
+    @property
+    def active(self) -> bool:
+        """Admitted, and not at its end."""
+        return self.status.state is not MigrationState.PENDING and not self.status.state.terminal
