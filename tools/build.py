@@ -130,6 +130,7 @@ COMPONENTS: tuple[Component, ...] = (
         wait="a few minutes, where no Debian package is to be had",
         # Without service discovery for the clouds it compiles in a fraction of the time, and tests scrape loopback.
         tags=("remove_all_sd",),
+        stamp={"github.com/prometheus/common/version.Version": "{version}"},
         packaged="prometheus",
         from_path=True,
     ),
