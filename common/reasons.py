@@ -54,6 +54,7 @@ class Reason(StrEnum):
     NO_POOL_IN_TOPOLOGY = "NoPoolInTopology"
     NO_POOL_WITH_SPACE = "NoPoolWithSpace"
     COPY_TOO_LONG = "CopyTooLong"
+    SIZE_UNKNOWN = "SizeUnknown"
 
     # A volume stays: its turn has not come.
     POLICY_CAP = "PolicyCap"
@@ -75,6 +76,8 @@ class Reason(StrEnum):
     TOPOLOGY_FORBIDS = "TopologyForbids"
     VOLUME_BEING_DELETED = "VolumeBeingDeleted"
     SOURCE_PRESERVED_BEFORE = "SourcePreservedBefore"
+    MIGRATOR_REFUSES = "MigratorRefuses"
+    """With a reason that this version does not know; the detail has it."""
 
     # Why a migration waits.
     WAITING_FOR_SLOT = "WaitingForSlot"
@@ -82,6 +85,8 @@ class Reason(StrEnum):
     WAITING_FOR_SECOND_READ = "WaitingForSecondRead"
     WAITING_FOR_ORIGINALS = "WaitingForOriginals"
     WAITING_FOR_REMOVAL = "WaitingForRemoval"
+    WAITING_FOR_PUBLISH = "WaitingForPublish"
+    RETRYING_WRITE = "RetryingWrite"
 
     # How a migration ended (see migrator.core.model.END_STATES).
     MOVED = "Moved"
@@ -98,6 +103,9 @@ class Reason(StrEnum):
     REPLICA_COUNT_CHANGED = "ReplicaCountChanged"
     TOPOLOGY_CHANGED = "TopologyChanged"
     WRITE_REFUSED = "WriteRefused"
+    WRITE_ALTERED = "WriteAltered"
+    STEERING_INEFFECTIVE = "SteeringIneffective"
+    TOPOLOGY_LEFT = "TopologyLeft"
     WRONG_REPLICA_REMOVED = "WrongReplicaRemoved"
     UNKNOWN_REPLICA = "UnknownReplica"
     ORIGINAL_LOST = "OriginalLost"

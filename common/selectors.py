@@ -58,6 +58,8 @@ class LabelSelector(msgspec.Struct, frozen=True, rename="camel"):
 
     def admits(self, labels: Mapping[str, str]) -> bool:
         """Tell whether the labels satisfy every part."""
+        if not self.match_labels and not self.match_expressions:
+            return True
         return all(labels.get(key) == value for key, value in self.match_labels.items()) and all(
             requirement.admits(labels) for requirement in self.match_expressions
         )
