@@ -15,8 +15,6 @@ import threading
 from collections.abc import Mapping, Sequence
 
 import grpc
-from common.rpc.channel import open_sync_channel
-from common.rpc.errors import describe
 from rich.console import Console
 
 from cli.commands import ALL
@@ -24,6 +22,8 @@ from cli.render import PIPE_WIDTH
 from cli.services import Service
 from cli.session import CommandError, Session
 from common.clock import SystemClock
+from common.rpc.channel import open_sync_channel
+from common.rpc.errors import describe
 from common.version import version
 
 EXIT_FAILED = 1
@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="couchestor",
         description="See how hot volumes are, why they move or stay, and move them.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28),
         epilog="Each command has its own --help. Exit codes: 0 done, 1 not done, 2 wrong usage.",
     )
     top.add_argument("--version", action="version", version=f"couchestor {version()}")

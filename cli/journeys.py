@@ -14,7 +14,6 @@ from enum import StrEnum
 from typing import Final
 
 import grpc
-from common.rpc.errors import describe
 from couchestor.migrator.v1 import migrator_pb2, migrator_pb2_grpc
 from rich.console import RenderableType
 from rich.table import Table
@@ -23,6 +22,7 @@ from rich.text import Text
 from cli.render import Column, Marks, ago, bar, span, table
 from cli.services import MIGRATOR
 from cli.session import CommandError, Session, status_of
+from common.rpc.errors import describe
 
 PROGRESS_CELLS: Final = 10
 WIDE: Final = 130

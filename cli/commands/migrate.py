@@ -11,7 +11,6 @@ import argparse
 from typing import Final
 
 import grpc
-from common.rpc.errors import describe
 from couchestor.migrator.v1 import migrator_pb2, migrator_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 from rich.live import Live
@@ -23,6 +22,7 @@ from cli.render import marks_for, span
 from cli.services import MIGRATOR
 from cli.session import CommandError, Session, status_of
 from common.placement import Tier
+from common.rpc.errors import describe
 
 TIERS: Final = frozenset(tier.value for tier in Tier)
 UNDECIDED: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})

@@ -1,0 +1,284 @@
+"""Asking for moves, following them, watching all, cancelling one; and what happens when the migrator goes away."""
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+from couchestor.migrator.v1 import migrator_pb2
+
+from cli.journeys import MOST_FAILURES
+from tests.cli.answers import SYNCED, a_migration, an_ended, lasting, news, removed
+from tests.cli.desk import Desk
+
+pytestmark = pytest.mark.timeout(30)
+NewDesk = Callable[..., Desk]
+PENDING = migrator_pb2.MIGRATION_STATE_PENDING
+FAILED = migrator_pb2.MIGRATION_STATE_FAILED
+
+
+def started(desk: Desk, migration: migrator_pb2.Migration) -> Any:
+    """Answer a StartMigration."""
+    return desk.answer("migrator", "StartMigration", migrator_pb2.StartMigrationResponse(migration=migration))
+
+
+def end(call: Any, code: grpc.StatusCode = grpc.StatusCode.CANCELLED, message: str = "") -> None:
+    """End a stream."""
+    call.terminate((), code, message)
+
+
+@pytest.mark.parametrize(
+    ("to", "kind", "name"),
+    [
+        ("hot", "tier", "hot"),
+        ("cold", "tier", "cold"),
+        ("warm", "tier", "warm"),
+        ("pool-nvme-1", "pool", "pool-nvme-1"),
+        ("pool:hot", "pool", "hot"),
+        ("tier:hot", "tier", "hot"),
+        ("Hot", "pool", "Hot"),
+    ],
+)
+def test_to_names_a_tier_or_a_pool(desk: Desk, to: str, kind: str, name: str) -> None:
+    done = desk.type("migrate", "pvc-abc123", "--to", to)
+    request = started(desk, a_migration(state=PENDING))
+    assert done.result() == 0
+    assert request.WhichOneof("target") == kind
+    assert getattr(request, kind) == name
+
+
+@pytest.mark.parametrize("to", ["tier:fast", "disk:a", "pool:", ":x"])
+def test_a_target_that_names_neither_is_refused_before_anything_is_asked(desk: Desk, to: str) -> None:
+    assert desk.type("migrate", "pvc-abc123", "--to", to).result() == 1
+    assert desk.connected_to == []
+    assert f"--to {to}" in desk.complaints
+
+
+def test_migrate_sends_what_was_typed_and_prints_its_request_id(desk: Desk) -> None:
+    done = desk.type(
+        "migrate",
+        "pvc-abc123",
+        "--to",
+        "hot",
+        "--dry-run",
+        "--reason",
+        "because",
+        "--priority",
+        "7",
+        "--timeout",
+        "45m",
+    )
+    request = started(desk, a_migration(state=PENDING))
+    assert done.result() == 0
+    assert (request.volume, request.dry_run, request.reason, request.priority) == ("pvc-abc123", True, "because", 7)
+    assert request.timeout == lasting(timedelta(minutes=45))
+    assert not request.HasField("policy")
+    assert request.request_id.startswith("couchestor-")
+    assert desk.screen.splitlines() == [
+        f"request   {request.request_id}",
+        "migration vmig-3f2a",
+        "volume    pvc-abc123: pool-sata-1 → pool-nvme-1",
+        "state     Pending",
+    ]
+
+
+def test_a_request_can_be_repeated_under_its_id(desk: Desk) -> None:
+    done = desk.type("migrate", "pvc-abc123", "--to", "hot", "--request-id", "mine")
+    assert started(desk, a_migration(state=PENDING)).request_id == "mine"
+    assert done.result() == 0
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED])
+def test_when_the_outcome_is_unknown_the_command_says_how_to_repeat_it_safely(
+    desk: Desk, code: grpc.StatusCode
+) -> None:
+    done = desk.type("migrate", "pvc-abc123", "--to", "hot")
+    request = desk.refuse("migrator", "StartMigration", code, "no answer")
+    assert done.result() == 1
+    assert f"--request-id {request.request_id}" in desk.complaints
+    assert desk.complaints.count("\n") == 1
+
+
+def test_a_refused_move_does_not_suggest_to_repeat_it(desk: Desk) -> None:
+    done = desk.type("migrate", "pvc-abc123", "--to", "hot")
+    desk.refuse("migrator", "StartMigration", grpc.StatusCode.FAILED_PRECONDITION, "pvc-abc123 has 2 replicas")
+    assert done.result() == 1
+    assert desk.complaints == "couchestor: migrator at localhost:1: FAILED_PRECONDITION: pvc-abc123 has 2 replicas\n"
+
+
+def test_following_tells_each_state_once_and_ends_with_the_migration(desk: Desk) -> None:
+    done = desk.type("migrate", "pvc-abc123", "--to", "hot", "--follow")
+    started(desk, a_migration(state=PENDING))
+    request, call = desk.take_stream("migrator", "WatchMigrations")
+    assert request.filter == migrator_pb2.MigrationFilter(volume="pvc-abc123")
+    call.send_response(news(an_ended("vmig-older")))
+    call.send_response(news(a_migration(state=PENDING)))
+    call.send_response(SYNCED)
+    for share in (0.1, 0.6):
+        call.send_response(news(a_migration(progress=share)))
+    phases = [migrator_pb2.PhaseDuration(state=PENDING, duration=lasting(timedelta(seconds=4)))]
+    call.send_response(news(an_ended(detail="10Gi copied", phases=phases)))
+    assert done.result() == 0
+    states = [line for line in desk.screen.splitlines() if line.startswith("state ")]
+    assert states == ["state     Pending", "state     WaitingSync", "state     Completed, Moved"]
+    assert desk.screen.endswith("detail    10Gi copied\nphases    Pending 4s\n")
+
+
+@pytest.mark.parametrize("state", [FAILED, migrator_pb2.MIGRATION_STATE_ABORTED])
+def test_following_a_migration_that_does_not_complete_exits_with_1(
+    desk: Desk, state: migrator_pb2.MigrationState.ValueType
+) -> None:
+    done = desk.type("migrate", "pvc-abc123", "--to", "hot", "--follow")
+    started(desk, a_migration(state=PENDING))
+    _, call = desk.take_stream("migrator", "WatchMigrations")
+    call.send_response(news(an_ended(state=state, reason="ReplicaLeft")))
+    assert done.result() == 1
+    assert "ReplicaLeft" in desk.screen
+
+
+def test_following_one_that_had_ended_already_needs_no_watch(desk: Desk) -> None:
+    done = desk.type("migrate", "pvc-abc123", "--to", "hot", "--request-id", "old", "--follow")
+    started(desk, an_ended())
+    assert done.result() == 0
+
+
+def test_following_survives_a_restart_of_the_migrator(desk: Desk) -> None:
+    done = desk.type("migrate", "pvc-abc123", "--to", "hot", "--follow")
+    started(desk, a_migration(state=PENDING))
+    _, call = desk.take_stream("migrator", "WatchMigrations")
+    call.send_response(news(a_migration(state=PENDING)))
+    end(call, grpc.StatusCode.UNAVAILABLE, "connection refused")
+    _, again = desk.take_stream("migrator", "WatchMigrations")
+    again.send_response(news(a_migration()))
+    again.send_response(SYNCED)
+    again.send_response(news(an_ended()))
+    assert done.result() == 0
+    assert "connection refused; connecting again" in desk.complaints
+    assert len(desk.pauses) == 1
+    assert 0 < desk.pauses[0] <= 1
+
+
+@pytest.mark.parametrize("events", [[SYNCED], [news(a_migration()), SYNCED, removed("vmig-3f2a")]])
+def test_a_record_that_goes_away_is_no_success(desk: Desk, events: list[migrator_pb2.WatchMigrationsResponse]) -> None:
+    done = desk.type("migrate", "pvc-abc123", "--to", "hot", "--follow")
+    started(desk, a_migration(state=PENDING))
+    _, call = desk.take_stream("migrator", "WatchMigrations")
+    for event in events:
+        call.send_response(event)
+    assert done.result() == 1
+    assert "vmig-3f2a: its record" in desk.complaints
+
+
+def test_follow_with_json_prints_one_document_the_end(desk: Desk) -> None:
+    done = desk.type("migrate", "pvc-abc123", "--to", "hot", "--follow", "--json")
+    started(desk, a_migration(state=PENDING))
+    _, call = desk.take_stream("migrator", "WatchMigrations")
+    call.send_response(news(a_migration()))
+    call.send_response(news(an_ended()))
+    assert done.result() == 0
+    document = json.loads(desk.screen)
+    assert document["migration"]["state"] == "MIGRATION_STATE_COMPLETED"
+    assert document["migration"]["requestId"] == "couchestor-1"
+
+
+def test_watching_in_a_pipe_writes_a_line_for_each_change(desk: Desk) -> None:
+    done = desk.type("migrations", "--watch", "--active")
+    request, call = desk.take_stream("migrator", "WatchMigrations")
+    assert request.filter.active_only
+    call.send_response(news(a_migration(progress=0.25)))
+    call.send_response(SYNCED)
+    call.send_response(news(a_migration(progress=0.25)))
+    call.send_response(news(an_ended()))
+    call.send_response(removed("vmig-3f2a"))
+    desk.wait_for("record removed")
+    end(call, grpc.StatusCode.PERMISSION_DENIED, "enough")
+    assert done.result() == 1
+    assert desk.screen.splitlines() == [
+        "10:30:00  vmig-3f2a  pvc-abc123  WaitingSync  pool-sata-1 → pool-nvme-1  -  25%",
+        "10:30:00  vmig-3f2a  pvc-abc123  Completed  pool-sata-1 → pool-nvme-1  Moved",
+        "10:30:00  vmig-3f2a  record removed",
+    ]
+
+
+def test_watching_as_json_writes_an_event_a_line(desk: Desk) -> None:
+    done = desk.type("migrations", "--watch", "--json")
+    _, call = desk.take_stream("migrator", "WatchMigrations")
+    for event in (news(a_migration()), SYNCED, removed("vmig-3f2a")):
+        call.send_response(event)
+    desk.wait_for("removed")
+    end(call, grpc.StatusCode.PERMISSION_DENIED)
+    assert done.result() == 1
+    events = [json.loads(line) for line in desk.screen.splitlines()]
+    assert [next(iter(event)) for event in events] == ["migration", "synced", "removed"]
+
+
+def test_watching_on_a_terminal_keeps_the_old_picture_until_the_new_one_is_whole(new_desk: NewDesk) -> None:
+    desk = new_desk(width=120, terminal=True)
+    done = desk.type("migrations", "--watch")
+    _, call = desk.take_stream("migrator", "WatchMigrations")
+    call.send_response(news(a_migration("vmig-gone-meanwhile")))
+    call.send_response(SYNCED)
+    desk.wait_for("vmig-gone-meanwhile")
+    end(call, grpc.StatusCode.UNAVAILABLE, "restarting")
+    _, call = desk.take_stream("migrator", "WatchMigrations")
+    call.send_response(news(an_ended("vmig-other")))
+    call.send_response(SYNCED)
+    desk.wait_for("vmig-other")
+    end(call, grpc.StatusCode.PERMISSION_DENIED)
+    assert done.result() == 1
+    last = desk.screen.rsplit("MIGRATION", 1)[1]
+    assert "vmig-other" in last
+    assert "vmig-gone-meanwhile" not in last
+
+
+def test_a_deadline_of_the_stream_is_no_failure(desk: Desk) -> None:
+    done = desk.type("migrations", "--watch")
+    for _ in range(3):
+        _, call = desk.take_stream("migrator", "WatchMigrations")
+        call.send_response(SYNCED)
+        end(call, grpc.StatusCode.DEADLINE_EXCEEDED)
+    _, call = desk.take_stream("migrator", "WatchMigrations")
+    end(call, grpc.StatusCode.PERMISSION_DENIED)
+    assert done.result() == 1
+    assert desk.pauses == []
+    assert "PERMISSION_DENIED" in desk.complaints
+
+
+def test_a_migrator_that_stays_away_ends_the_watch(desk: Desk) -> None:
+    done = desk.type("migrations", "--watch")
+    for _ in range(MOST_FAILURES + 1):
+        _, call = desk.take_stream("migrator", "WatchMigrations")
+        end(call, grpc.StatusCode.UNAVAILABLE, "connection refused")
+    assert done.result() == 1
+    assert len(desk.pauses) == MOST_FAILURES
+    assert all(2 ** min(i, 5) / 2 <= pause <= 30 or pause >= 15 for i, pause in enumerate(desk.pauses))
+
+
+def test_interrupting_a_watch_is_how_it_ends(desk: Desk) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    desk.during_pause = interrupt
+    done = desk.type("migrations", "--watch")
+    _, call = desk.take_stream("migrator", "WatchMigrations")
+    end(call, grpc.StatusCode.UNAVAILABLE)
+    assert done.result() == 0
+
+
+@pytest.mark.parametrize(
+    ("effect", "words"),
+    [
+        (migrator_pb2.CANCEL_EFFECT_ROLLS_BACK, "everything is put back as it was"),
+        (migrator_pb2.CANCEL_EFFECT_FINISHES_FORWARD, "too late to go back; the move is finished"),
+        (migrator_pb2.CANCEL_EFFECT_ALREADY_ENDED, "it had ended already"),
+    ],
+)
+def test_a_cancel_says_what_it_will_do(desk: Desk, effect: migrator_pb2.CancelEffect.ValueType, words: str) -> None:
+    done = desk.type("cancel", "vmig-3f2a")
+    answer = migrator_pb2.CancelMigrationResponse(migration=a_migration(), effect=effect, detail="the replica goes")
+    request = desk.answer("migrator", "CancelMigration", answer)
+    assert request.name == "vmig-3f2a"
+    assert done.result() == 0
+    assert desk.screen == f"vmig-3f2a (WaitingSync): {words}\nthe replica goes\n"
