@@ -35,7 +35,6 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="couchestor",
         description="See how hot volumes are, why they move or stay, and move them.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28),
         epilog="Each command has its own --help. Exit codes: 0 done, 1 not done, 2 wrong usage.",
     )
     top.add_argument("--version", action="version", version=f"couchestor {version()}")

@@ -45,7 +45,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     for command in ("top", "explain", "preview", "migrations", "migrate", "cancel"):
-        assert re.search(rf"^ +{command} +[a-z]", shown, re.MULTILINE)
+        assert re.search(rf"^ +{command}\s+[a-z]", shown, re.MULTILINE)
 
 
 @pytest.mark.parametrize("service", [SCORER, PLANNER, MIGRATOR], ids=lambda service: service.name)
