@@ -138,9 +138,7 @@ def _wrong(path: str, value: Any, rule: str) -> Cause:
 def _enumeration_problems(value: Any, schema: Schema, path: str) -> Iterator[Cause]:
     if "enum" in schema and value not in schema["enum"]:
         allowed = ", ".join(quoted(item) for item in schema["enum"])
-        yield Cause(
-            "FieldValueNotSupported", f"Unsupported value: {quoted(value)}: supported values: {allowed}", path
-        )
+        yield Cause("FieldValueNotSupported", f"Unsupported value: {quoted(value)}: supported values: {allowed}", path)
 
 
 def _object_problems(value: Mapping[str, Any], schema: Schema, path: str) -> Iterator[Cause]:

@@ -57,10 +57,8 @@ class StatusError(Exception):
         body["message"] = self.message
         if self.reason:
             body["reason"] = self.reason
-        details: dict[str, Any] = {}
-        for key, value in (("name", self.name), ("group", self.group), ("kind", self.kind)):
-            if value:
-                details[key] = value
+        given = {"name": self.name, "group": self.group, "kind": self.kind}
+        details: dict[str, Any] = {key: value for key, value in given.items() if value}
         if self.causes:
             details["causes"] = [
                 {"reason": cause.reason, "message": cause.message, "field": cause.field} for cause in self.causes
