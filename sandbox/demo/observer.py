@@ -1,0 +1,168 @@
+"""
+A pair of eyes that trusts nobody: it reads the world itself, several times a second, and keeps what it saw broken.
+
+It asks the API server for the records and for what is written of volumes, and the simulated storage for the copies that
+really are there. It asks no service anything. How often it managed to look is part of what it tells: an observer that
+was blind saw nothing unsafe either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Final, TypeVar
+
+import msgspec
+
+from common.clock import Clock
+from common.kube.api import PERSISTENT_VOLUMES, VOLUME_MIGRATIONS, KubeApi, KubeError, Resource
+from common.placement import Tier
+from common.resources.meta import FENCE, LAST_MIGRATION, PARKED
+from common.resources.migration import VolumeMigration
+from common.resources.volume import MayastorVolume, PersistentVolume
+from sandbox.demo.invariants import (
+    Limits,
+    Memory,
+    SeenMigration,
+    SeenPool,
+    SeenPv,
+    SeenReplica,
+    SeenVolume,
+    Snapshot,
+    Violation,
+    check,
+)
+from sandbox.world.driver import MAYASTOR_VOLUMES
+from sandbox.world.mayastor import State
+
+LOOK_SECONDS: Final = 0.2
+PROBE_SECONDS: Final = 0.5
+
+T = TypeVar("T")
+
+
+class Observer:
+    """Looks and remembers. `run` goes on until cancelled."""
+
+    def __init__(
+        self,
+        api: KubeApi,
+        truth: Callable[[], State],
+        limits: Limits,
+        *,
+        clock: Clock,
+        heat_answers: Callable[[], Awaitable[bool]],
+        namespace: str = "mayastor",
+    ) -> None:
+        """`truth` is the storage as it is; `heat_answers` whether the metrics can be read at this moment."""
+        self._api = api
+        self._truth = truth
+        self._clock = clock
+        self._heat_answers = heat_answers
+        self._namespace = namespace
+        self._heat_seen = clock.monotonic()
+        self._memory = Memory()
+        self.limits = limits
+        self.violations: list[Violation] = []
+        self.looks = 0
+        self.longest_gap_seconds = 0.0
+        self.on_violation: Callable[[Violation], None] = lambda _: None
+
+    @property
+    def last(self) -> Snapshot | None:
+        """What it saw last."""
+        return self._memory.last
+
+    async def run(self) -> None:
+        """Look, again and again. A look that the API server does not answer is only late."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_heat())
+            while True:
+                try:
+                    await self.look()
+                except KubeError:
+                    pass  # shows in longest_gap_seconds
+                await self._clock.sleep(LOOK_SECONDS)
+
+    async def look(self) -> Snapshot:
+        """Look once. Raises KubeError if the API server does not answer."""
+        begun = self._clock.monotonic()
+        # The order matters: see invariants.
+        migrations = await self._read(VOLUME_MIGRATIONS, VolumeMigration)
+        pvs = await self._read(PERSISTENT_VOLUMES, PersistentVolume)
+        volumes = await self._read(MAYASTOR_VOLUMES, MayastorVolume, self._namespace)
+        truth = self._truth()
+        snapshot = Snapshot(
+            begun=begun,
+            ended=self._clock.monotonic(),
+            volumes={item.metadata.name: seen_volume(item, truth) for item in volumes},
+            migrations={item.metadata.name: seen_migration(item) for item in migrations},
+            pvs={item.metadata.name: seen_pv(item) for item in pvs},
+            pools={p.name: SeenPool(p.node, p.labels.get("tier") == Tier.COLD) for p in truth.pools.values()},
+            heat_dark_seconds=max(0.0, begun - self._heat_seen - PROBE_SECONDS),
+        )
+        if self.last is not None:
+            self.longest_gap_seconds = max(self.longest_gap_seconds, snapshot.begun - self.last.begun)
+        self._memory, violations = check(self._memory, snapshot, self.limits)
+        self.violations += violations
+        for violation in violations:
+            self.on_violation(violation)
+        self.looks += 1
+        return snapshot
+
+    async def _watch_heat(self) -> None:
+        while True:
+            if await self._heat_answers():
+                self._heat_seen = self._clock.monotonic()
+            await self._clock.sleep(PROBE_SECONDS)
+
+    async def _read(self, resource: Resource, type_: type[T], namespace: str | None = None) -> list[T]:
+        items: list[T] = []
+        token = ""
+        while True:
+            page = await self._api.list_page(resource, namespace, continue_token=token)
+            items += (msgspec.json.decode(raw, type=type_) for raw in page.items)
+            token = page.continue_token
+            if not token:
+                return items
+
+
+def seen_volume(resource: MayastorVolume, truth: State) -> SeenVolume:
+    """What is written comes from the resource, the copies from the storage."""
+    held = truth.volumes.get(resource.metadata.name)
+    topology = resource.spec.topology
+    return SeenVolume(
+        replica_count=resource.spec.num_replicas,
+        topology=msgspec.json.encode(topology, order="sorted").decode() if topology is not None else "",
+        fence=resource.metadata.annotation(FENCE) or "",
+        replicas=tuple(SeenReplica(r.uuid, r.pool, synced=r.usable) for r in (held.replicas if held else ())),
+    )
+
+
+def seen_migration(resource: VolumeMigration) -> SeenMigration:
+    """One record."""
+    spec, status = resource.spec, resource.status
+    return SeenMigration(
+        name=resource.metadata.name,
+        volume=spec.pv_name,
+        state=status.state,
+        reason=status.reason,
+        policy=spec.policy_ref.name if spec.policy_ref else "",
+        sources=frozenset(move.source.pool for move in spec.moves),
+        targets=frozenset(move.target_pool for move in spec.moves),
+        dry_run=status.settings.dry_run if status.settings else spec.dry_run,
+        created=resource.metadata.creation_timestamp,
+    )
+
+
+def seen_pv(resource: PersistentVolume) -> SeenPv:
+    """One PersistentVolume; an annotation that is no time counts as none."""
+    text = resource.metadata.annotation(LAST_MIGRATION)
+    try:
+        moved = datetime.fromisoformat(text.replace("Z", "+00:00")) if text else None
+    except ValueError:
+        moved = None
+    if moved is not None and moved.tzinfo is None:
+        moved = moved.replace(tzinfo=UTC)
+    return SeenPv(last_migration=moved, parked=bool(resource.metadata.annotation(PARKED)))
