@@ -191,7 +191,7 @@ class KubeFront:
     async def _get(self, request: web.Request, target: _Target) -> web.StreamResponse:
         call = _call(Verb.GET, target, request)
         async with self._disturbed(call):
-            body = self.store.get(target.resource, target.name, target.namespace)
+            body = self.store.get(target.resource, target.name, target.namespace, subresource=target.subresource)
         return _raw(body)
 
     async def _list(self, request: web.Request, target: _Target) -> web.StreamResponse:

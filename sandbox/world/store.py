@@ -24,8 +24,8 @@ import yaml
 from common.kube.api import EventType, Resource
 from sandbox.world import metadata as meta
 from sandbox.world import schema as schemas
-from sandbox.world.history import Change, History, Stored, encode
-from sandbox.world.kinds import BUILT_IN, CRDS, Kind, Version, by_priority, kind_of
+from sandbox.world.history import Change, History, Stored, encode, stored_at
+from sandbox.world.kinds import BUILT_IN, CRDS, NAMESPACES, Kind, Version, by_priority, kind_of
 from sandbox.world.merge import merge
 from sandbox.world.selectors import FieldTest, LabelTest, field_test, label_test
 from sandbox.world.status import (
@@ -45,6 +45,7 @@ from sandbox.world.watch import Watch
 FIRST_RESOURCE_VERSION: Final = 100
 """What a cluster has seen before anybody comes; a watch from 1 is too old here as it is there."""
 WATCH_WINDOW: Final = 1000
+OWN_NAMESPACES: Final = ("default", "kube-system")
 STATUS: Final = "status"
 _MODIFIED: Final = "the object has been modified; please apply your changes to the latest version and try again"
 _LARGEST_EXACT_FLOAT: Final = 1e21
@@ -105,6 +106,8 @@ class Store:
         self._tables: dict[tuple[str, str], _Table] = {}
         for kind in BUILT_IN:
             self._serve(kind)
+        for name in OWN_NAMESPACES:
+            self.create(NAMESPACES, {"apiVersion": "v1", "kind": NAMESPACES.kind, "metadata": {"name": name}})
         self.install_crds(crds)
 
     # -- what is served
@@ -153,10 +156,10 @@ class Store:
 
     # -- reading
 
-    def get(self, resource: Resource, name: str, namespace: str | None = None) -> bytes:
-        """Read one object, as JSON."""
+    def get(self, resource: Resource, name: str, namespace: str | None = None, *, subresource: str = "") -> bytes:
+        """Read one object, as JSON; through its status subresource too, that is the whole object."""
         table, version = self._table(resource)
-        return self._find(table, name, namespace).raw_as(table.kind.api_version(version.name))
+        return self._find(table, name, namespace, subresource).raw_as(table.kind.api_version(version.name))
 
     def list_page(
         self,
@@ -215,8 +218,8 @@ class Store:
         elif resource_version.isdecimal():
             since = int(resource_version)
         else:
-            message = f"resourceVersion: Invalid value: {quoted(resource_version)}: strconv.ParseUint: invalid syntax"
-            raise StatusError(500, "", message)
+            why = f"strconv.ParseUint: parsing {quoted(resource_version)}: invalid syntax"
+            raise StatusError(500, "", f"resourceVersion: Invalid value: {quoted(resource_version)}: {why}")
         api_version = table.kind.api_version(version.name)
         return Watch(table.history, lambda: self._version, since, admits, api_version, table.kind.kind, present)
 
@@ -342,11 +345,11 @@ class Store:
 
     def _find(self, table: _Table, name: str, namespace: str | None, subresource: str = "") -> Stored:
         kind = table.kind
+        if subresource and not (subresource == STATUS and any(version.has_status for version in kind.versions)):
+            raise not_found(kind.plural, kind.group, name) if kind.custom else not_served()
         stored = table.objects.get(f"{namespace or '' if kind.namespaced else ''}/{name}")
         if stored is None:
             raise not_found(kind.plural, kind.group, name)
-        if subresource and not (subresource == STATUS and any(version.has_status for version in kind.versions)):
-            raise not_served()
         return stored
 
     def _timestamp(self) -> str:
@@ -407,7 +410,7 @@ class Store:
 
     def _commit(self, table: _Table, change: EventType, old: Stored | None, new: dict[str, Any]) -> Stored:
         self._version += 1
-        stored = _stored(new, self._version)
+        stored = stored_at(new, self._version)
         table.objects[stored.key] = stored
         if (table.kind.group, table.kind.plural) == (CRDS.group, CRDS.plural):
             self._serve(kind_of(new))
@@ -419,14 +422,7 @@ class Store:
         del table.objects[old.key]
         if (table.kind.group, table.kind.plural) == (CRDS.group, CRDS.plural):
             self._tables.pop((old.body["spec"]["group"], old.body["spec"]["names"]["plural"]), None)
-        table.history.add(Change(self._version, EventType.DELETED, old, _stored(old.body, self._version)))
-
-
-def _stored(body: Body, version: int) -> Stored:
-    metadata = {**body["metadata"], "resourceVersion": str(version)}
-    namespace = metadata.get("namespace", "")
-    whole = {**body, "metadata": metadata}
-    return Stored(f"{namespace}/{metadata['name']}", metadata["name"], namespace, whole, encode(whole), version)
+        table.history.add(Change(self._version, EventType.DELETED, old, stored_at(old.body, self._version)))
 
 
 def _filter(namespace: str | None, label_selector: str, field_selector: str) -> Callable[[Stored], bool]:
@@ -521,7 +517,7 @@ def _check_identity(kind: Kind, version: Version, old: Stored, new: Body, metada
     for field, wanted in (("kind", kind.kind), ("apiVersion", kind.api_version(version.name))):
         if new.get(field) != wanted:
             rule = f"Invalid value: {quoted(new.get(field))}: must be {wanted}"
-            raise invalid(kind.kind, kind.group, old.name, [Cause("FieldValueInvalid", rule, field)])
+            raise invalid(str(new.get("kind")), kind.group, old.name, [Cause("FieldValueInvalid", rule, field)])
 
 
 def _check_number(resource_version: str) -> None:

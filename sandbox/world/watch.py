@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from common.kube.api import EventType
-from sandbox.world.history import Change, History, Stored, encode
+from sandbox.world.history import Change, History, Stored, encode, stored_at
 
 BOOKMARK_SECONDS = 10.0
 
@@ -37,9 +37,11 @@ class Watch:
         kind: str,
         present: tuple[Stored, ...],
     ) -> None:
+        """`current` tells the store's resourceVersion; `present` comes first, as ADDED."""
         self.history = history
         self._current = current
         self._since = since
+        self._position: int | None = None
         self._admits = admits
         self._api_version = api_version
         self._kind = kind
@@ -47,29 +49,38 @@ class Watch:
 
     def take(self) -> list[Line]:
         """Return what happened since the last call. Raises StatusError 410 if too much did."""
+        if self._position is None:
+            self._position = self.history.position(self._since)
+        changes = self.history.after(self._position)
+        self._position += len(changes)
         lines = [Line(EventType.ADDED, stored.raw_as(self._api_version)) for stored in self._present]
         self._present = ()
-        for change in self.history.since(self._since):
-            self._since = change.resource_version
-            if line := self._line(change):
-                lines.append(line)
+        lines += (line for change in changes if (line := self._line(change)))
         return lines
 
-    def bookmark(self) -> Line:
-        """Say how far everything has been told. To be called when `take` has just returned nothing more."""
-        self._since = max(self._since, self._current())
-        metadata = {"resourceVersion": str(self._since)}
+    def bookmark(self) -> Line | None:
+        """
+        Say how far everything has been told; None for a watch from a resourceVersion that is still to come.
+
+        To be called when `take` has just returned nothing more.
+        """
+        if self._since > self._current():
+            return None
+        metadata = {"resourceVersion": str(self._current())}
         body = {"kind": self._kind, "apiVersion": self._api_version, "metadata": metadata}
         return Line(EventType.BOOKMARK, encode(body))
 
     def _line(self, change: Change) -> Line | None:
         # An object that leaves or enters the selection looks deleted or added to this watch.
-        was = change.before is not None and self._admits(change.before)
-        stays = change.type is not EventType.DELETED and self._admits(change.after)
-        if not was and not stays:
+        before, after = change.before, change.after
+        was = before is not None and self._admits(before)
+        stays = change.type is not EventType.DELETED and self._admits(after)
+        if change.resource_version <= self._since or not (was or stays):
             return None
-        kind = EventType.MODIFIED if was and stays else EventType.ADDED if stays else EventType.DELETED
-        return Line(kind, change.after.raw_as(self._api_version))
+        if before is not None and was and not stays:
+            last = stored_at(before.body, change.resource_version)
+            return Line(EventType.DELETED, last.raw_as(self._api_version))
+        return Line(EventType.MODIFIED if was else EventType.ADDED, after.raw_as(self._api_version))
 
 
 class WatchStream:
@@ -113,7 +124,8 @@ class WatchStream:
                     continue  # more may have come while the reader was busy
                 if not news and self._bookmarks and (ends or now >= next_bookmark):
                     next_bookmark = now + self._bookmark_seconds
-                    yield self._watch.bookmark()
+                    if bookmark := self._watch.bookmark():
+                        yield bookmark
                 if ends:
                     return
                 await self._sleep(min(end, next_bookmark if self._bookmarks else end) - now)
