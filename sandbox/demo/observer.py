@@ -9,6 +9,7 @@ was blind saw nothing unsafe either.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final, TypeVar
@@ -79,10 +80,8 @@ class Observer:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch_heat())
             while True:
-                try:
+                with contextlib.suppress(KubeError):  # a look missed shows in longest_gap_seconds
                     await self.look()
-                except KubeError:
-                    pass  # shows in longest_gap_seconds
                 await self._clock.sleep(LOOK_SECONDS)
 
     async def look(self) -> Snapshot:

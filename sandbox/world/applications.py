@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 
 from common.clock import Clock
@@ -52,12 +53,17 @@ class Applications:
         self._playing = {name: replace(w, levels=w.levels[:1]) for name, w in self._planned.items()}
         self._clock = clock
         self._zero = clock.monotonic()
+        self._zero_wall = clock.now()
         self._whereabouts = whereabouts or (lambda _: Whereabouts())
 
     @property
     def now(self) -> float:
         """Seconds of the applications' clock."""
         return self._clock.monotonic() - self._zero
+
+    def seconds_at(self, moment: datetime) -> float:
+        """Return a moment of the wall clock in seconds of the applications' clock."""
+        return (moment - self._zero_wall).total_seconds()
 
     def begin(self) -> None:
         """Let the story begin: levels after the first come so many seconds from now."""
