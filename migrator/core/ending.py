@@ -1,0 +1,124 @@
+"""
+How a migration comes to its end: our marks are taken off, the PersistentVolume is told, then it is over.
+
+The order never varies: the topology as it was (with the fence away), then one patch of the PersistentVolume that
+remembers the end, begins the cooldown and parks the volume as need be, then the terminal state. Whoever dies in
+between finds in the journal how far it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from common.reasons import Reason
+from common.resources.memory import MoveEnd, read_memory
+from common.resources.meta import MOVE_MEMORY, PARKED
+from common.resources.migration import Heading, MigrationState
+from migrator.core.history import Fate
+from migrator.core.model import AnnotatePv, Conclude, Decision, Outcome, PatchVolume, Purpose, end_state
+from migrator.core.view import View, ended
+
+MAX_TRIES = 5
+"""A patch that is refused so often will not be accepted any more."""
+
+
+def finish(view: View, reason: Reason, message: str) -> Decision:
+    """Begin the end."""
+    return leave(view.turned(Heading.LEAVE, reason, message))
+
+
+def leave(view: View) -> Decision:
+    """Take the next step of an end whose reason is settled."""
+    return _restore(view) or _unfence(view) or _annotate(view) or _over(view)
+
+
+def _over(view: View) -> Decision:
+    reason, message = reason_of(view)
+    return ended(view, end_state(reason), reason, message)
+
+
+def reason_of(view: View) -> tuple[Reason, str]:
+    """Tell why it ends."""
+    if view.course is None:
+        raise ValueError(f"{view.record.metadata.name}: ends without a reason")
+    return Reason(view.course.reason), view.course.message
+
+
+def _restore(view: View) -> Decision | None:
+    original, held, seen = view.original, view.held, view.seen.volume
+    if original is None or held is None or seen is None or held.topology == original.topology:
+        return None
+    reason, message = reason_of(view)
+    if reason in {Reason.TOPOLOGY_CHANGED, Reason.TOPOLOGY_LEFT} or seen.spec.topology == original.topology:
+        return None
+    if seen.spec.topology != held.topology:
+        return finish(
+            view, Reason.TOPOLOGY_CHANGED, f"{message}; somebody changed spec.topology meanwhile: left as it is"
+        )
+    last = view.history.last_for(Purpose.RESTORE)
+    given_up = last is not None and (
+        (last.outcome is Outcome.REFUSED and last.tries >= MAX_TRIES) or last.outcome is Outcome.ALTERED
+    )
+    if last is not None and given_up:
+        return finish(
+            view,
+            Reason.TOPOLOGY_LEFT,
+            f"{message}; spec.topology could not be put back ({last.detail}): it is still steered",
+        )
+    patch = PatchVolume(purpose=Purpose.RESTORE, topology=original.topology, unfence=True)
+    return view.do(patch, detail="the topology as it was")
+
+
+def _unfence(view: View) -> Decision | None:
+    seen = view.seen.volume
+    if seen is None or not seen.fence.startswith(f"{view.record.metadata.name}/"):
+        return None
+    last = view.history.last_for(Purpose.UNFENCE)
+    if last is not None and last.outcome is Outcome.REFUSED and last.tries >= MAX_TRIES:
+        return None  # it means nothing to anybody but us
+    return view.do(PatchVolume(purpose=Purpose.UNFENCE, unfence=True), detail="the fence away")
+
+
+def _annotate(view: View) -> Decision | None:
+    pv, (reason, message) = view.seen.pv, reason_of(view)
+    if reason is Reason.DRY_RUN or pv is None or (view.status.pv_uid and pv.uid != view.status.pv_uid):
+        return None
+    known = view.history.annotation
+    pending = view.history.pending
+    if known is not None and known.fate is Fate.DONE:
+        return None
+    before = known or pending
+    write = before.write if before is not None and isinstance(before.write, AnnotatePv) else _annotation(view)
+    if write.result is not reason:
+        write = replace(_annotation(view), time=write.time)
+    unsure = view.history.unsure_annotation
+    if unsure is not None and isinstance(unsure.write, AnnotatePv) and is_told(pv.annotations, unsure.write):
+        return Conclude(unsure.number, Outcome.DONE, None, view.state, "the annotations are there")
+    return view.do(write, detail=f"tell the PersistentVolume: {reason}" + (f" ({message})" if write.parked else ""))
+
+
+def _annotation(view: View) -> AnnotatePv:
+    reason, _ = reason_of(view)
+    state = end_state(reason)
+    park = state is MigrationState.FAILED or reason is Reason.SOURCE_PRESERVED
+    return AnnotatePv(
+        time=view.now.wall.replace(microsecond=view.now.wall.microsecond // 1000 * 1000),
+        from_pools=view.source_pools,
+        to_pools=view.target_pools,
+        result=reason,
+        last_migration=state is MigrationState.COMPLETED,
+        parked=f"{reason}: {view.record.metadata.name}" if park else "",
+    )
+
+
+def memory_entry(write: AnnotatePv) -> MoveEnd:
+    """Tell what the PersistentVolume is to remember."""
+    return MoveEnd(write.time, write.from_pools, write.to_pools, write.result)
+
+
+def is_told(annotations: Mapping[str, str], write: AnnotatePv) -> bool:
+    """Tell whether a PersistentVolume's annotations show that this was written."""
+    told = memory_entry(write) in read_memory(annotations.get(MOVE_MEMORY))
+    return told and (not write.parked or PARKED in annotations)

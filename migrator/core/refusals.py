@@ -1,0 +1,179 @@
+"""
+Why a volume, or one way of moving it, must be refused before anything is written.
+
+Analyzing, StartMigration and WatchPlacements all ask here, so that what the planner is told, what a caller is answered
+and what the executor holds to can never differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from common.placement import Move, Pool, Refusal, Replica
+from common.quantities import format_bytes
+from common.reasons import Reason
+from migrator.core.model import ABSENT
+from migrator.core.steering import labels
+
+RELATIONS = frozenset({Reason.SAME_NODE, Reason.TOPOLOGY_FORBIDS})
+"""Reasons that lie between a volume and a pool, not in either alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A volume as a refusal looks at it: spec and topology as they are without any steering of ours."""
+
+    name: str
+    replica_count: int
+    replicas: tuple[Replica, ...]
+    topology: str = ABSENT
+    """Canonical JSON."""
+    size_bytes: int | None = None
+    being_deleted: bool = False
+    parked: str = ""
+    """Value of the annotation."""
+
+
+def of_volume(subject: Subject) -> tuple[Refusal, ...]:
+    """List why the volume cannot move at all."""
+    found = [check(subject) for check in (_deletion, _parked, _health, _topology, _replicas)]
+    return tuple(refusal for refusal in found if refusal is not None)
+
+
+def _deletion(subject: Subject) -> Refusal | None:
+    if not subject.being_deleted:
+        return None
+    return Refusal(Reason.VOLUME_BEING_DELETED, f"volume {subject.name} is being deleted")
+
+
+def _parked(subject: Subject) -> Refusal | None:
+    if not subject.parked:
+        return None
+    if subject.parked.startswith(Reason.SOURCE_PRESERVED):
+        return Refusal(
+            Reason.SOURCE_PRESERVED_BEFORE,
+            f"a move kept the source of {subject.name}: lower its replica count, then remove the annotation parked",
+        )
+    return Refusal(
+        Reason.PARKED, f"parked since {subject.parked}: look at the volume, then remove the annotation parked"
+    )
+
+
+def _health(subject: Subject) -> Refusal | None:
+    have, want = len(subject.replicas), subject.replica_count
+    if want < 1 or have != want:
+        return Refusal(Reason.VOLUME_UNHEALTHY, f"{have} replicas where {want} are meant to be")
+    ill = [f"{replica.pool} ({replica.health})" for replica in subject.replicas if not replica.synced]
+    if ill:
+        return Refusal(Reason.VOLUME_UNHEALTHY, f"not every replica is Synced: {', '.join(ill)}")
+    return None
+
+
+def _topology(subject: Subject) -> Refusal | None:
+    try:
+        labels.inclusion_of(subject.topology)
+    except ValueError as error:
+        return Refusal(Reason.TOPOLOGY_FORBIDS, f"{error}: it cannot be steered safely")
+    return None
+
+
+def _replicas(subject: Subject) -> Refusal | None:
+    if subject.replica_count <= 1:
+        return None
+    return Refusal(
+        Reason.MULTI_REPLICA_NOT_STEERABLE,
+        f"{subject.replica_count} replicas: only volumes of one replica can be moved",
+    )
+
+
+def of_target(subject: Subject, pool: Pool, reserved_bytes: int = 0) -> tuple[Refusal, ...]:
+    """
+    List why no replica of the volume may go to that pool; `reserved_bytes` there are promised to other migrations.
+    """
+    found = (
+        _place(subject, pool),
+        _state(pool),
+        _admitted(subject, pool),
+        _room(subject, pool, reserved_bytes),
+        _node(subject, pool),
+    )
+    return tuple(refusal for refusal in found if refusal is not None)
+
+
+def _place(subject: Subject, pool: Pool) -> Refusal | None:
+    if all(replica.pool != pool.name for replica in subject.replicas):
+        return None
+    return Refusal(Reason.SAME_POOL, f"pool {pool.name} holds a replica of {subject.name} already", pool.name)
+
+
+def _state(pool: Pool) -> Refusal | None:
+    if not pool.online:
+        return Refusal(Reason.POOL_NOT_ONLINE, f"pool {pool.name} is not Online", pool.name)
+    if pool.cordoned:
+        return Refusal(Reason.POOL_CORDONED, f"pool {pool.name} is cordoned", pool.name)
+    return None
+
+
+def _admitted(subject: Subject, pool: Pool) -> Refusal | None:
+    try:
+        inclusion = labels.inclusion_of(subject.topology)
+    except ValueError:
+        return None  # said of the volume already
+    if labels.admits(inclusion, pool):
+        return None
+    wanted = ", ".join(f"{key}={value}" for key, value in sorted((inclusion or {}).items()))
+    return Refusal(Reason.TOPOLOGY_FORBIDS, f"the volume's topology wants {wanted}; {pool.name} has not", pool.name)
+
+
+def _room(subject: Subject, pool: Pool, reserved_bytes: int) -> Refusal | None:
+    if subject.size_bytes is None or subject.size_bytes <= pool.free_bytes - reserved_bytes:
+        return None
+    return Refusal(
+        Reason.NO_POOL_WITH_SPACE,
+        f"{format_bytes(subject.size_bytes)} do not fit in {pool.name}: {format_bytes(pool.free_bytes)} free, "
+        f"{format_bytes(reserved_bytes)} of them reserved",
+        pool.name,
+    )
+
+
+def _node(subject: Subject, pool: Pool) -> Refusal | None:
+    """Mayastor puts no two replicas of a volume on one node, and the source is still there when the new one comes."""
+    if pool.node is None or all(replica.node != pool.node for replica in subject.replicas):
+        return None
+    return Refusal(
+        Reason.SAME_NODE, f"node {pool.node} of pool {pool.name} holds a replica of {subject.name} already", pool.name
+    )
+
+
+def of_moves(subject: Subject, moves: Sequence[Move], pools: Mapping[str, Pool]) -> tuple[Refusal, ...]:
+    """List why these moves must not begin: those of the volume first, then those of each move."""
+    found = list(of_volume(subject))
+    found.extend(_shape(subject, moves))
+    for move in moves:
+        pool = pools.get(move.target_pool)
+        if pool is None:
+            found.append(
+                Refusal(Reason.POOL_NOT_FOUND, f"there is no pool {move.target_pool}", target_pool=move.target_pool)
+            )
+        else:
+            found.extend(of_target(subject, pool))
+    return tuple(found)
+
+
+def _shape(subject: Subject, moves: Sequence[Move]) -> Iterable[Refusal]:
+    here = {replica.pool: replica for replica in subject.replicas}
+    for move in moves:
+        replica = here.get(move.source_pool)
+        if replica is None:
+            yield Refusal(Reason.SOURCE_NOT_FOUND, f"no replica of {subject.name} is on pool {move.source_pool}")
+        elif move.source_uuid is not None and replica.uuid is not None and replica.uuid != move.source_uuid:
+            yield Refusal(
+                Reason.SOURCE_NOT_FOUND, f"the replica on {move.source_pool} is {replica.uuid}, not {move.source_uuid}"
+            )
+    for what, names in (
+        ("source", [move.source_pool for move in moves]),
+        ("target", [move.target_pool for move in moves]),
+    ):
+        if len(set(names)) != len(names):
+            yield Refusal(Reason.SAME_POOL, f"two moves have the same {what} pool")
