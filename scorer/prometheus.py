@@ -160,7 +160,7 @@ class HttpPrometheus:
     def _decode(self, response: aiohttp.ClientResponse, body: bytes) -> Sequence[Sample]:
         try:
             answer = _DECODER.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             kind = response.headers.get("Content-Type", "no content type")
             raise PrometheusError(
                 Failure.MALFORMED, f"{self._where}: not an answer of the query API ({kind}): {error}: {_excerpt(body)}"
@@ -175,7 +175,7 @@ class HttpPrometheus:
         self._refuse_partial(answer)
         try:
             return _samples(answer.data)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (*_UNREADABLE, ValueError) as error:
             raise PrometheusError(Failure.MALFORMED, f"{self._where}: {error}") from error
 
     def _refuse_partial(self, answer: _Answer) -> None:
@@ -264,6 +264,9 @@ class _Answer(msgspec.Struct, frozen=True):
     isPartial: bool = False  # noqa: N815 - as VictoriaMetrics spells it
 
 
+# The last is for brackets nested past all reason.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _DECODER = msgspec.json.Decoder(_Answer)
 _RESULT_DECODER = msgspec.json.Decoder(list[_Element])
 
@@ -295,7 +298,7 @@ def _error_in(body: bytes) -> _Answer | None:
     """Return what an error answer says, if it is one of the API."""
     try:
         answer = _DECODER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return None
     return answer if answer.status == "error" else None
 
