@@ -92,6 +92,11 @@ class Scenario:
     def expected_moves(self) -> dict[str, Moves]:
         return {v.name: v.expected for v in self.volumes if isinstance(v.expected, Moves)}
 
+    @property
+    def used_without_metrics(self) -> frozenset[str]:
+        """Volumes that nobody may take for cold."""
+        return frozenset(v.name for v in self.volumes if v.attached and v.measured is Measured.NOTHING)
+
     def tier_of(self, pool: str) -> Tier:
         return next(Tier(p.labels["tier"]) for p in self.pools if p.name == pool)
 
