@@ -18,7 +18,10 @@ class Reason(StrEnum):
     BELOW_LOW_WATERMARK = "BelowLowWatermark"
     REQUESTED = "Requested"
 
-    # A policy as a whole does nothing.
+    # A policy as a whole: followed, or why it does nothing.
+    POLICY_VALID = "PolicyValid"
+    FOLLOWED = "Followed"
+    MIGRATOR_UNREACHABLE = "MigratorUnreachable"
     POLICY_INVALID = "PolicyInvalid"
     POLICY_DISABLED = "PolicyDisabled"
     NOT_SYNCED = "NotSynced"

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from common.durations import parse_duration
+from common.durations import format_duration, parse_duration
 from common.placement import Tier
 from common.resources.meta import Condition, ObjectMeta, Time
 from common.selectors import LabelSelector
@@ -63,6 +63,15 @@ class PolicySpec(msgspec.Struct, frozen=True, rename="camel"):
     dry_run: bool = False
 
 
+class ConditionType(StrEnum):
+    """The conditions of a policy."""
+
+    VALID = "Valid"
+    """The spec can be followed."""
+    READY = "Ready"
+    """The policy is followed: nothing keeps all its volumes where they are."""
+
+
 class HistoryEntry(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """One ended migration in status.migrationHistory."""
 
@@ -97,6 +106,33 @@ class StoragePolicy(msgspec.Struct, frozen=True, rename="camel"):
     metadata: ObjectMeta
     spec: PolicySpec = PolicySpec()
     status: PolicyStatus = PolicyStatus()
+
+
+class PolicyDocument(msgspec.Struct, frozen=True):
+    """A StoragePolicy whose spec and status are still as they came, so that one that cannot be read has a name yet."""
+
+    metadata: ObjectMeta
+    spec: msgspec.Raw = msgspec.Raw(b"{}")
+    status: msgspec.Raw = msgspec.Raw(b"{}")
+
+    def resource(self) -> StoragePolicy:
+        """
+        Decode the spec; the status is left out.
+
+        Raises InvalidPolicyError for a spec of the wrong form.
+        """
+        try:
+            return StoragePolicy(self.metadata, msgspec.json.decode(self.spec, type=PolicySpec))
+        except msgspec.MsgspecError as error:
+            problem = f"spec cannot be read: {error}"
+            raise InvalidPolicyError(self.metadata.name, (("spec", problem),)) from error
+
+    def last_status(self) -> PolicyStatus:
+        """Decode the status; one that cannot be read is as good as none, since each reconcile writes it whole."""
+        try:
+            return msgspec.json.decode(self.status, type=PolicyStatus)
+        except msgspec.MsgspecError:
+            return PolicyStatus()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +227,8 @@ def _durations(spec: PolicySpec, min_window: timedelta, problems: list[tuple[str
             problems.append((field, f"{field}: {error}"))
             continue
         if not low <= parsed[field] <= high:
-            problems.append((field, f"{field} {text} is not between {low} and {high}"))
+            bounds_text = f"{format_duration(low)} and {format_duration(high)}"
+            problems.append((field, f"{field} {text} is not between {bounds_text}"))
     return parsed
 
 

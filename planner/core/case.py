@@ -216,7 +216,7 @@ def _ledger(world: World, policy: Policy, ledger: Ledger) -> Ledger:
         volume = world.volumes.get(record.pv_name)
         size = record.size_bytes or (placement and placement.size_bytes) or (volume and volume.size_bytes) or 0
         arrived = placement.pools if placement is not None else frozenset()
-        ledger.take(record.moves, size, of_policy=record.serves(policy), arrived=arrived)
+        ledger.take(record.moves, size, of_policy=record.serves(policy.name, policy.uid), arrived=arrived)
     return ledger
 
 

@@ -140,9 +140,9 @@ class MigrationRecord:
         """When it ended; its creation where the record does not tell."""
         return self.ended_at or self.created
 
-    def serves(self, policy: Policy) -> bool:
-        """Tell whether the policy asked for it."""
-        return self.policy_uid == policy.uid if self.policy_uid else self.policy_name == policy.name != ""
+    def serves(self, name: str, uid: str) -> bool:
+        """Tell whether that policy asked for it; a policy made anew under the same name did not."""
+        return self.policy_uid == uid if self.policy_uid else self.policy_name == name != ""
 
 
 @dataclass(frozen=True, slots=True)
