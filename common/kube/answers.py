@@ -27,7 +27,7 @@ from common.kube.api import (
     WatchEvent,
 )
 
-_SHOWN: Final = 300
+_SHOWN: Final = 600
 """Characters of a server's words that are passed on."""
 
 

@@ -24,7 +24,7 @@ from common.logs import Logger
 from common.resources.meta import ObjectMeta
 
 SHORT_WATCH_SECONDS: Final = 1.0
-"""A watch that ends sooner without a word counts as a failure, lest a server that ends each at once be asked in a loop."""
+"""A watch that ends sooner without a word counts as a failure, lest a server that ends each be asked in a loop."""
 
 
 class HasMetadata(Protocol):
