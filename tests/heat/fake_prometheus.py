@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -41,10 +41,17 @@ def raw(
 
 def gauge_only(*elements: Mapping[str, object]) -> Answer:
     """Answer the gauge's query with these, and that of the counters with nothing."""
+    return _where(lambda query: "openebs_volume_iops" in query, *elements)
 
+
+def counters_only(*elements: Mapping[str, object]) -> Answer:
+    """Answer the counters' query with these, and that of the gauge with nothing."""
+    return _where(lambda query: "volume_num_read_ops" in query, *elements)
+
+
+def _where(admits: Callable[[str], bool], *elements: Mapping[str, object]) -> Answer:
     async def answer(request: web.Request) -> web.StreamResponse:
-        asked_for_gauge = "openebs_volume_iops" in request.query["query"]
-        return await json(vector(*(elements if asked_for_gauge else ())))(request)
+        return await json(vector(*(elements if admits(request.query["query"]) else ())))(request)
 
     return answer
 
@@ -119,7 +126,3 @@ async def raw_server(
 def lines(*head: str) -> bytes:
     """The head of an HTTP answer."""
     return "".join(f"{line}\r\n" for line in (*head, "")).encode()
-
-
-def scores(pairs: Mapping[str, float] | Sequence[tuple[str, float]]) -> list[dict[str, object]]:
-    return [element(str(value), volume_id=volume) for volume, value in dict(pairs).items()]
