@@ -193,6 +193,7 @@ class PvSeen:
     """The PersistentVolume of a volume."""
 
     uid: str
+    version: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
     size_bytes: int | None = None
 

@@ -1,0 +1,100 @@
+"""
+What the migrator asks of a Mayastor, whichever way that one is spoken to.
+
+A backend translates: it keeps a copy of what is where, reads one volume afresh when a decision rests on it, and makes
+one write and says what came of it. It decides nothing. The simulation joins here as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from common.placement import Pool
+from migrator.core.model import FenceVolume, Outcome, PatchVolume, ProbeVolume, VolumeSeen, VolumeSpec
+
+VolumeWrite = ProbeVolume | PatchVolume | FenceVolume
+"""The writes that a backend makes; the others go to Kubernetes alone."""
+Listener = Callable[[frozenset[str], frozenset[str]], None]
+"""Is told the names of volumes and of pools that changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the Mayastor at hand can do."""
+
+    backend: str
+    can_migrate: bool
+    detail: str = ""
+    """Why not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One fresh read."""
+
+    volume: VolumeSeen | None
+    """None: there is no such volume."""
+    pools: Mapping[str, Pool] = field(default_factory=dict)
+    """Those asked for and those of the replicas; one that does not exist is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a write."""
+
+    outcome: Outcome
+    detail: str = ""
+    spec: VolumeSpec | None = None
+    """What the volume's spec is after it, where the answer tells."""
+    version: str = ""
+
+
+class BackendError(Exception):
+    """Something could not be read; one line that says what and why."""
+
+
+class Backend(Protocol):
+    """One Mayastor."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What is known by now of what it can do."""
+        ...
+
+    @property
+    def volumes(self) -> Mapping[str, VolumeSeen]:
+        """The copy of all volumes, by PV name; a moment old."""
+        ...
+
+    @property
+    def pools(self) -> Mapping[str, Pool]:
+        """The copy of all pools, by name; a moment old."""
+        ...
+
+    @property
+    def synced(self) -> bool:
+        """Whether the copy was complete once."""
+        ...
+
+    @property
+    def age_seconds(self) -> float:
+        """Seconds since Mayastor last said anything; infinite before the first time."""
+        ...
+
+    def listen(self, listener: Listener) -> None:
+        """Tell of every change of the copy from now on."""
+        ...
+
+    async def run(self) -> None:
+        """Find out what it can do and keep the copy fresh, forever."""
+        ...
+
+    async def read(self, volume: str, pools: Iterable[str]) -> Reading:
+        """Read a volume, its pools and these afresh. Raises BackendError."""
+        ...
+
+    async def perform(self, write: VolumeWrite, seen: VolumeSeen) -> Result:
+        """Make one write that rests on this read. Never raises for what Mayastor answers, or does not."""
+        ...

@@ -1,0 +1,407 @@
+"""
+Mayastor by its MayastorVolume resources, as the specification has them.
+
+Every patch carries the resourceVersion of the read it rests on and is a difference with explicit nulls, since a merge
+patch merges maps. Every answer is compared with what was meant: a schema that prunes a field answers 200 as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from common.backoff import Backoff
+from common.clock import Clock
+from common.kube.api import (
+    Body,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    KubeApi,
+    KubeError,
+    NotFoundError,
+    Resource,
+    TooManyRequestsError,
+)
+from common.kube.reflector import Reflector
+from common.logs import Logger
+from common.placement import Pool, Replica, ReplicaHealth
+from common.quantities import parse_bytes
+from common.resources.meta import FENCE
+from common.resources.pool import DiskPool
+from common.resources.volume import MayastorReplica, MayastorVolume
+from migrator.backends.base import BackendError, Capabilities, Listener, Reading, Result, VolumeWrite
+from migrator.core.history import wanted
+from migrator.core.model import (
+    ABSENT,
+    FenceVolume,
+    Outcome,
+    PatchVolume,
+    ProbeVolume,
+    Purpose,
+    VolumeSeen,
+    VolumeSpec,
+    canonical,
+)
+
+NAME: Final = "crd"
+NEEDED: Final = (
+    ("spec", "numReplicas"),
+    ("spec", "topology"),
+    ("status", "replicas", "syncState"),
+)
+"""Fields without which a MayastorVolume is another one than the specification's."""
+_SYNCED: Final = frozenset({"Synced"})
+_SYNCING: Final = frozenset({"Syncing", "Rebuilding"})
+_FAULTED: Final = frozenset({"Faulted", "Offline", "Failed", "Error"})
+
+_volume = msgspec.json.Decoder(MayastorVolume)
+_pool = msgspec.json.Decoder(DiskPool)
+
+
+class CrdBackend:
+    """The backend; versions are found out, where the settings leave them open, when `run` begins."""
+
+    def __init__(
+        self,
+        api: KubeApi,
+        *,
+        group: str,
+        version: str,
+        namespace: str,
+        clock: Clock,
+        rng: random.Random,
+        log: Logger,
+    ) -> None:
+        self._api = api
+        self._group = group
+        self._version = version
+        self._namespace = namespace
+        self._clock = clock
+        self._rng = rng
+        self._log = log
+        self._listeners: list[Listener] = []
+        self._capabilities = Capabilities(NAME, can_migrate=False, detail="still looking for MayastorVolumes")
+        self._volumes_at = self._resource(version, "mayastorvolumes", "MayastorVolume")
+        self._pools_at = self._resource(version, "diskpools", "DiskPool")
+        self._volume_copy: Reflector[MayastorVolume] | None = None
+        self._pool_copy: Reflector[DiskPool] | None = None
+        self._volumes: dict[str, VolumeSeen] = {}
+        self._pools: dict[str, Pool] = {}
+
+    # --- the copy ------------------------------------------------------------------------------------------------
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    @property
+    def volumes(self) -> Mapping[str, VolumeSeen]:
+        return self._volumes
+
+    @property
+    def pools(self) -> Mapping[str, Pool]:
+        return self._pools
+
+    @property
+    def synced(self) -> bool:
+        copies = (self._volume_copy, self._pool_copy)
+        return all(copy is not None and copy.synced for copy in copies)
+
+    @property
+    def age_seconds(self) -> float:
+        copies = (self._volume_copy, self._pool_copy)
+        return max(copy.age_seconds if copy is not None else float("inf") for copy in copies)
+
+    def listen(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    async def run(self) -> None:
+        await self._discover()
+        self._volume_copy = Reflector(
+            self._api,
+            self._volumes_at,
+            MayastorVolume,
+            clock=self._clock,
+            rng=self._rng,
+            log=self._log,
+            namespace=self._namespace,
+            on_change=self._on_volume,
+        )
+        self._pool_copy = Reflector(
+            self._api,
+            self._pools_at,
+            DiskPool,
+            clock=self._clock,
+            rng=self._rng,
+            log=self._log,
+            namespace=self._namespace,
+            on_change=self._on_pool,
+        )
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._volume_copy.run())
+            tasks.create_task(self._pool_copy.run())
+
+    async def _discover(self) -> None:
+        """Find the served versions; ask again until there are any that will do."""
+        backoff = Backoff(self._rng, first_seconds=1.0, cap_seconds=30.0)
+        while True:
+            try:
+                problem = await self._find_versions()
+            except KubeError as error:
+                problem = str(error)
+            if problem is None:
+                self._capabilities = Capabilities(NAME, can_migrate=True)
+                self._tell(frozenset(), frozenset())
+                return
+            if self._capabilities.detail != problem:
+                self._log.warning("no migrations with this Mayastor", why=problem)
+            self._capabilities = Capabilities(NAME, can_migrate=False, detail=problem)
+            self._tell(frozenset(), frozenset())
+            await self._clock.sleep(backoff.next_seconds())
+
+    async def _find_versions(self) -> str | None:
+        versions = (self._version,) if self._version else await self._api.served_versions(self._group)
+        problem = f"no kind MayastorVolume in group {self._group}: is Mayastor of this form installed?"
+        volumes = pools = None
+        for version in versions:
+            at = self._resource(version, "mayastorvolumes", "MayastorVolume")
+            schema = await self._api.served_schema(at)
+            if schema is not None and volumes is None:
+                lacking = lacking_field(schema)
+                if lacking is None:
+                    volumes = at
+                else:
+                    problem = f"MayastorVolume {at.api_version} has no {lacking}: UnsupportedMayastorVolume"
+        # The two kinds have had different versions in the past.
+        for version in versions if not self._version else (*versions, *await self._api.served_versions(self._group)):
+            at = self._resource(version, "diskpools", "DiskPool")
+            if pools is None and await self._api.served_schema(at) is not None:
+                pools = at
+        if volumes is None:
+            return problem
+        if pools is None:
+            return f"no kind DiskPool in group {self._group}"
+        self._volumes_at, self._pools_at = volumes, pools
+        return None
+
+    def _resource(self, version: str, plural: str, kind: str) -> Resource:
+        return Resource(self._group, version, plural, kind, namespaced=True)
+
+    def _on_volume(self, _key: str, old: MayastorVolume | None, new: MayastorVolume | None) -> None:
+        name = _name(old, new)
+        if new is None:
+            self._volumes.pop(name, None)
+        else:
+            self._volumes[name] = volume_seen(new, self._pools)
+        self._tell(frozenset({name}), frozenset())
+
+    def _on_pool(self, _key: str, old: DiskPool | None, new: DiskPool | None) -> None:
+        name = _name(old, new)
+        before = self._pools.get(name)
+        if new is None:
+            self._pools.pop(name, None)
+        else:
+            self._pools[name] = self._understood(new)
+        moved = self._moved(name) if (before and before.node) != (new.pool().node if new else None) else frozenset()
+        self._tell(moved, frozenset({name}))
+
+    def _moved(self, pool: str) -> frozenset[str]:
+        """A pool's node became known: the replicas on it have theirs from there."""
+        copy = self._volume_copy.items.values() if self._volume_copy is not None else ()
+        concerned = {v.metadata.name: v for v in copy if v.status and any(r.pool == pool for r in v.status.replicas)}
+        self._volumes.update({name: volume_seen(volume, self._pools) for name, volume in concerned.items()})
+        return frozenset(concerned)
+
+    def _understood(self, pool: DiskPool) -> Pool:
+        try:
+            return pool.pool()
+        except ValueError as error:
+            self._log.warning("pool cannot be used", pool=pool.metadata.name, why=str(error))
+            return Pool(name=pool.metadata.name, node=None)
+
+    def _tell(self, volumes: frozenset[str], pools: frozenset[str]) -> None:
+        for listener in self._listeners:
+            listener(volumes, pools)
+
+    # --- one volume ----------------------------------------------------------------------------------------------
+
+    async def read(self, volume: str, pools: Iterable[str]) -> Reading:
+        raw = await self._ask(f"MayastorVolume {volume}", self._api.get(self._volumes_at, volume, self._namespace))
+        item = _decoded(_volume, raw, f"MayastorVolume {volume}") if raw is not None else None
+        names = {*pools, *(replica.pool for replica in _replicas(item))}
+        found = await asyncio.gather(*(self._read_pool(name) for name in sorted(names)))
+        known = {pool.name: pool for pool in found if pool is not None}
+        return Reading(volume_seen(item, known) if item is not None else None, known)
+
+    async def _read_pool(self, name: str) -> Pool | None:
+        raw = await self._ask(f"DiskPool {name}", self._api.get(self._pools_at, name, self._namespace))
+        return self._understood(_decoded(_pool, raw, f"DiskPool {name}")) if raw is not None else None
+
+    async def _ask(self, what: str, call: Awaitable[msgspec.Raw]) -> msgspec.Raw | None:
+        try:
+            return await call
+        except NotFoundError:
+            return None
+        except KubeError as error:
+            raise BackendError(f"{what} could not be read: {error}") from error
+
+    async def perform(self, write: VolumeWrite, seen: VolumeSeen) -> Result:
+        body = patch_body(write, seen)
+        probing = isinstance(write, ProbeVolume)
+        try:
+            raw = await self._api.patch(self._volumes_at, seen.name, body, self._namespace, dry_run=probing)
+        except KubeError as error:
+            return Result(outcome_of(error), str(error))
+        try:
+            after = volume_seen(_volume.decode(raw), {})
+        except (msgspec.MsgspecError, ValueError) as error:
+            return Result(Outcome.UNKNOWN, f"the answer could not be read: {error}")
+        difference = _difference(write, seen, after)
+        outcome = Outcome.DONE if difference is None else Outcome.ALTERED
+        return Result(outcome, difference or "", after.spec, after.version)
+
+
+def lacking_field(schema: Mapping[str, Any]) -> str | None:
+    """Name the first field that a served schema lacks and that the specification's MayastorVolume has."""
+    for path in NEEDED:
+        node: Any = schema
+        for key in path:
+            node = node.get("properties", {}).get(key) if isinstance(node, Mapping) else None
+            if isinstance(node, Mapping) and node.get("type") == "array":
+                node = node.get("items")
+            if not isinstance(node, Mapping):
+                return ".".join(path)
+    return None
+
+
+def outcome_of(error: KubeError) -> Outcome:
+    """Tell what an error says of the write that met it."""
+    if isinstance(error, (ConflictError, NotFoundError)):
+        return Outcome.CONFLICT
+    if isinstance(error, TooManyRequestsError):
+        return Outcome.BUSY
+    if isinstance(error, (InvalidError, ForbiddenError)):
+        return Outcome.REFUSED
+    return Outcome.UNKNOWN
+
+
+def patch_body(write: VolumeWrite, seen: VolumeSeen) -> Body:
+    """Translate a write into a merge patch on the volume as it was read."""
+    metadata: dict[str, Any] = {"resourceVersion": seen.version}
+    if isinstance(write, FenceVolume):
+        return {"metadata": {**metadata, "annotations": {FENCE: write.value}}}
+    if isinstance(write, PatchVolume) and write.unfence and (seen.fence or write.purpose is Purpose.UNFENCE):
+        metadata["annotations"] = {FENCE: None}
+    spec: dict[str, Any] = {}
+    if write.replica_count is not None:
+        spec["numReplicas"] = write.replica_count
+    if write.topology is not None and write.topology != seen.spec.topology:
+        spec["topology"] = merge_difference(json.loads(seen.spec.topology), json.loads(write.topology))
+    return {"metadata": metadata, "spec": spec} if spec else {"metadata": metadata}
+
+
+def merge_difference(before: Any, after: Any) -> Any:
+    """Return the RFC 7396 patch that makes `after` of `before`: what is to go is null, what is the same is left out."""
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return after
+    patch: dict[str, Any] = {key: None for key in before if key not in after}
+    for key, value in after.items():
+        if key not in before:
+            patch[key] = value
+        elif canonical(before[key]) != canonical(value):
+            patch[key] = merge_difference(before[key], value)
+    return patch
+
+
+def _difference(write: VolumeWrite, seen: VolumeSeen, after: VolumeSeen) -> str | None:
+    """Say how what was stored differs from what was meant."""
+    if isinstance(write, FenceVolume):
+        return None if after.fence == write.value else f"the fence is {after.fence!r}, meant was {write.value!r}"
+    as_patch = write
+    if isinstance(write, ProbeVolume):
+        as_patch = PatchVolume(purpose=Purpose.SCALE_UP, replica_count=write.replica_count, topology=write.topology)
+    meant = wanted(as_patch, seen.spec)
+    if meant == after.spec or meant is None:
+        return None
+    if meant.replica_count != after.spec.replica_count:
+        return f"numReplicas is {after.spec.replica_count}, meant was {meant.replica_count}"
+    return f"topology is {after.spec.topology}, meant was {meant.topology}"
+
+
+def volume_seen(volume: MayastorVolume, pools: Mapping[str, Pool]) -> VolumeSeen:
+    """Understand a MayastorVolume; a replica's node is its own word, else its pool's."""
+    meta = volume.metadata
+    return VolumeSeen(
+        name=meta.name,
+        uid=meta.uid,
+        version=meta.resource_version,
+        spec=VolumeSpec(
+            volume.spec.num_replicas,
+            ABSENT if volume.spec.topology is None else canonical(_without_nulls(volume.spec.topology)),
+        ),
+        replicas=tuple(_replica(replica, pools) for replica in _replicas(volume)),
+        fence=meta.annotation(FENCE) or "",
+        being_deleted=meta.deletion_timestamp is not None,
+        size_bytes=_size(volume.spec.size),
+    )
+
+
+def _without_nulls(value: Any) -> Any:
+    """A field that is null says what one says that is not there, and no merge patch could put it back."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+
+
+def _replicas(volume: MayastorVolume | None) -> tuple[MayastorReplica, ...]:
+    return volume.status.replicas if volume is not None and volume.status is not None else ()
+
+
+def _replica(replica: MayastorReplica, pools: Mapping[str, Pool]) -> Replica:
+    pool = pools.get(replica.pool)
+    progress = replica.rebuild_progress
+    return Replica(
+        pool=replica.pool,
+        health=health(replica.state, replica.sync_state),
+        uuid=replica.uuid or None,
+        node=replica.node or (pool.node if pool is not None else None),
+        rebuild_progress=min(max(progress / 100, 0.0), 1.0) if progress is not None else None,
+    )
+
+
+def health(state: str, sync_state: str) -> ReplicaHealth:
+    """Understand the two words of a replica; one that is not known is never taken for healthy."""
+    if state in _FAULTED or sync_state in _FAULTED:
+        return ReplicaHealth.FAULTED
+    if state != "Online":
+        return ReplicaHealth.UNKNOWN
+    if sync_state in _SYNCED:
+        return ReplicaHealth.SYNCED
+    return ReplicaHealth.SYNCING if sync_state in _SYNCING else ReplicaHealth.UNKNOWN
+
+
+def _size(size: str | int | None) -> int | None:
+    try:
+        return parse_bytes(size) if size is not None else None
+    except ValueError:
+        return None
+
+
+def _decoded(decoder: msgspec.json.Decoder[Any], raw: msgspec.Raw, what: str) -> Any:
+    try:
+        return decoder.decode(raw)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise BackendError(f"{what} cannot be understood: {error}") from error
+
+
+def _name(old: MayastorVolume | DiskPool | None, new: MayastorVolume | DiskPool | None) -> str:
+    item = new if new is not None else old
+    if item is None:
+        raise ValueError("a change of nothing")
+    return item.metadata.name
