@@ -70,7 +70,7 @@ class Metrics:
 async def kubernetes(kind: ClusterKind, directory: Path, clock: Clock, rng: Random) -> AsyncIterator[KubernetesApi]:
     """Run an API server that serves our resources and Mayastor's."""
     if kind is ClusterKind.REAL:
-        async with ControlPlane(directory=directory / "kubernetes") as plane:
+        async with ControlPlane() as plane:
             await plane.install_crds(CRDS)
             yield KubernetesApi(plane.url, plane.kubeconfig, "kube-apiserver and etcd", (plane.api_server, plane.etcd))
         return
@@ -81,14 +81,12 @@ async def kubernetes(kind: ClusterKind, directory: Path, clock: Clock, rng: Rand
 
 
 @contextlib.asynccontextmanager
-async def metrics(
-    kind: ClusterKind, directory: Path, clock: Clock, applications: Applications
-) -> AsyncIterator[Metrics]:
+async def metrics(kind: ClusterKind, clock: Clock, applications: Applications) -> AsyncIterator[Metrics]:
     """Run a Prometheus that knows the applications' I/O."""
     if kind is ClusterKind.REAL:
         async with Exporter(applications) as exporter:
             targets = [ScrapeTarget("mayastor", exporter.address)]
-            async with Prometheus(targets, scrape_interval=SCRAPE, directory=directory / "prometheus") as server:
+            async with Prometheus(targets, scrape_interval=SCRAPE) as server:
                 yield Metrics(
                     server.url, server.stop, server.start, "Prometheus, scraping the simulator", (server.process,)
                 )

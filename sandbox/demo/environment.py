@@ -155,7 +155,7 @@ class Environment:
         self.api = await enter(HttpKubeApi.connect(str(self.kubernetes.kubeconfig)))
         await self._install()
         self.applications = Applications(map(workload, self.scenario.volumes), self.clock, self._whereabouts)
-        self.metrics = await enter(clusters.metrics(cluster, self.directory, self.clock, self.applications))
+        self.metrics = await enter(clusters.metrics(cluster, self.clock, self.applications))
         self.observer = Observer(
             self.api, lambda: self.driver.state, self._limits(), clock=self.clock, heat_answers=self.metrics.answers
         )

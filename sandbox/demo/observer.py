@@ -64,6 +64,7 @@ class Observer:
         self._namespace = namespace
         self._heat_seen = clock.monotonic()
         self._memory = Memory()
+        self._looking = asyncio.Lock()
         self.limits = limits
         self.violations: list[Violation] = []
         self.looks = 0
@@ -86,6 +87,10 @@ class Observer:
 
     async def look(self) -> Snapshot:
         """Look once. Raises KubeError if the API server does not answer."""
+        async with self._looking:  # snapshots are compared in the order in which they were taken
+            return await self._look()
+
+    async def _look(self) -> Snapshot:
         begun = self._clock.monotonic()
         # The order matters: see invariants.
         migrations = await self._read(VOLUME_MIGRATIONS, VolumeMigration)

@@ -1,0 +1,151 @@
+"""
+What the demo says at its end: a table of every volume, what to try next, what differed, and one line that sums it up.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from couchestor.migrator.v1 import migrator_pb2 as migrator
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from common.durations import parse_duration
+from sandbox.demo.board import Board, state_of
+from sandbox.demo.environment import Environment
+from sandbox.demo.scenario import DemoVolume, Moves
+from sandbox.demo.services import FULL_NAMES, Name
+from sandbox.demo.story import Outcome
+from sandbox.demo.verdict import tier_word
+from sandbox.demo.view import heat_text
+from sandbox.real.tools import find_tool
+
+SHORT: Final = {
+    migrator.MIGRATION_STATE_PENDING: "pending",
+    migrator.MIGRATION_STATE_ANALYZING: "analyzing",
+    migrator.MIGRATION_STATE_SCALING_UP: "up",
+    migrator.MIGRATION_STATE_WAITING_SYNC: "sync",
+    migrator.MIGRATION_STATE_SCALING_DOWN: "down",
+}
+
+
+def volumes_table(environment: Environment, board: Board, outcome: Outcome) -> Table:
+    """Every volume: its heat, where it was and is, what was decided and why, and how long each phase took."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="every volume", title_justify="left")
+    for column in ("volume", "heat (IOPS)", "before", "after", "decision", "phases"):
+        table.add_column(column, justify="right" if column == "heat (IOPS)" else "left", overflow="fold")
+    by_volume = {migration.volume: migration for migration in outcome.migrations}
+    for volume in environment.scenario.volumes:
+        migration = by_volume.get(volume.name)
+        held = environment.driver.state.volumes.get(volume.name)
+        after = sorted(replica.pool for replica in held.replicas) if held else []
+        table.add_row(
+            volume.name,
+            heat_text(outcome.heat.get(volume.name)),
+            _place(environment, list(volume.pools)),
+            _place(environment, after) if migration else Text("same", style="dim"),
+            _decision(board, outcome, volume, migration),
+            phases(migration) if migration else "",
+        )
+    return table
+
+
+def _place(environment: Environment, pools: list[str]) -> str:
+    return f"{tier_word(pools, environment.scenario)}: {', '.join(pools)}"
+
+
+def _decision(board: Board, outcome: Outcome, volume: DemoVolume, migration: migrator.Migration | None) -> Text:
+    if migration is not None:
+        wish = board.wishes.get(volume.name)
+        why = wish.detail if wish else volume.expected.why
+        style = "green" if isinstance(volume.expected, Moves) else "red"
+        return Text.assemble((f"{state_of(migration)} {migration.reason}".strip(), style), f": {why}")
+    told = outcome.decisions.get(volume.name)
+    if told is None:
+        return Text("nothing was said", style="red")
+    style = "red" if isinstance(volume.expected, Moves) or told.reason != volume.expected.reason else "yellow"
+    return Text.assemble((told.reason, style), f": {told.detail}")
+
+
+def phases(migration: migrator.Migration) -> str:
+    """Seconds in each state."""
+    return " ".join(
+        f"{SHORT.get(phase.state, '?')} {phase.duration.ToTimedelta().total_seconds():.1f}"
+        for phase in migration.phases
+        if phase.state in SHORT
+    )
+
+
+def commands(environment: Environment) -> Iterator[str]:
+    """Calls to try while everything is up: by reflection alone, on volumes that are there."""
+    grpcurl = str(find_tool("grpcurl") or "grpcurl")
+    couchestor = str(_beside_python("couchestor"))
+    hottest = max(environment.scenario.volumes, key=lambda volume: volume.iops).name
+    policy, spec = next(iter(environment.scenario.policies.items()))
+    window = f"{parse_duration(spec['samplingWindow']).total_seconds():g}s"
+    at = {name: ports.address for name, ports in environment.ports.items()}
+
+    def call(name: Name, method: str, body: str) -> str:
+        return f"{grpcurl} -plaintext -d {shlex.quote(body)} {at[name]} {FULL_NAMES[name]}/{method}"
+
+    for name in Name:
+        yield f"{grpcurl} -plaintext {at[name]} list"
+    yield call(Name.SCORER, "GetHeatScore", f'{{"volume_id": "{hottest}", "window": "{window}"}}')
+    yield call(Name.PLANNER, "PreviewPlan", f'{{"policy_name": "{policy}"}}')
+    yield call(Name.MIGRATOR, "StartMigration", '{"request_id": "by-hand-1", "volume": "pvc-mail", "tier": "hot"}')
+    yield call(Name.MIGRATOR, "WatchMigrations", "{}")
+    yield f"{couchestor} top --scorer {at[Name.SCORER]} --window {window}"
+    yield f"{couchestor} explain pvc-datalake --planner {at[Name.PLANNER]}"
+    yield f"{couchestor} migrations --migrator {at[Name.MIGRATOR]}"
+
+
+def _beside_python(command: str) -> Path:
+    return Path(sys.executable).with_name(command)
+
+
+def addresses(environment: Environment) -> Iterator[str]:
+    """Where everything listens."""
+    for name, ports in environment.ports.items():
+        yield (
+            f"{name}: gRPC {ports.address}, metrics http://127.0.0.1:{ports.metrics}/metrics, "
+            f"health http://127.0.0.1:{ports.health}/readyz"
+        )
+    yield f"Kubernetes API ({environment.kubernetes.description}): {environment.kubernetes.url}"
+    yield f"kubeconfig: {environment.kubernetes.kubeconfig}"
+    yield f"metrics ({environment.metrics.description}): {environment.metrics.url}"
+    yield f"logs: {environment.directory}"
+
+
+def tell(console: Console, environment: Environment, board: Board, outcome: Outcome) -> None:
+    """Say everything but the last line."""
+    console.print(volumes_table(environment, board, outcome))
+    _section(console, "to try (with KEEP=1 everything stays up)", commands(environment))
+    _section(console, "where things are", addresses(environment))
+    if outcome.verdict.differences:
+        _section(console, "not as expected", outcome.verdict.differences)
+    if outcome.violations:
+        _section(console, "unsafe", map(str, outcome.violations))
+    if outcome.blind:
+        _section(console, "the observer cannot be relied on", [outcome.blind])
+
+
+def _section(console: Console, title: str, lines: Iterable[str]) -> None:
+    console.print(Text(title, style="bold"))
+    for line in lines:
+        console.print(Text(f"  {line}"), soft_wrap=True)
+    console.print()
+
+
+def summary(outcome: Outcome, seconds: float) -> str:
+    """The last line; `seconds` is how long all of it took."""
+    verdict = outcome.verdict
+    return (
+        f"demo: expected={verdict.expected} completed={verdict.completed} unsafe={len(outcome.violations)} "
+        f"elapsed={seconds:.1f}s"
+    )
