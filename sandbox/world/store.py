@@ -8,11 +8,9 @@ need not exist: an object may be created in any.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import random
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,15 +22,27 @@ import yaml
 from common.kube.api import EventType, Resource
 from sandbox.world import metadata as meta
 from sandbox.world import schema as schemas
+from sandbox.world.bodies import (
+    STATUS,
+    Body,
+    check_identity,
+    check_number,
+    check_type,
+    generation_matters,
+    kept,
+    namespace_of,
+    permitted,
+    plain,
+    plain_object,
+)
 from sandbox.world.history import Change, History, Stored, encode, stored_at
 from sandbox.world.kinds import BUILT_IN, CRDS, NAMESPACES, Kind, Version, by_priority, kind_of
+from sandbox.world.listing import Listing, parse_token, selection, token
 from sandbox.world.merge import merge
-from sandbox.world.selectors import FieldTest, LabelTest, field_test, label_test
 from sandbox.world.status import (
     Cause,
     StatusError,
     already_exists,
-    bad_request,
     conflict,
     expired,
     invalid,
@@ -46,32 +56,7 @@ FIRST_RESOURCE_VERSION: Final = 100
 """What a cluster has seen before anybody comes; a watch from 1 is too old here as it is there."""
 WATCH_WINDOW: Final = 1000
 OWN_NAMESPACES: Final = ("default", "kube-system")
-STATUS: Final = "status"
 _MODIFIED: Final = "the object has been modified; please apply your changes to the latest version and try again"
-_LARGEST_EXACT_FLOAT: Final = 1e21
-
-Body = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """One page of a list."""
-
-    kind: Kind
-    api_version: str
-    items: tuple[bytes, ...]
-    resource_version: int
-    continue_token: str
-    remaining: int | None
-    """How many items follow; None on the last page, and where a selector makes that unknown."""
-
-    def raw(self) -> bytes:
-        """Return the whole list as JSON."""
-        metadata: dict[str, Any] = {"resourceVersion": str(self.resource_version), "continue": self.continue_token}
-        if self.remaining is not None:
-            metadata["remainingItemCount"] = self.remaining
-        head = {"kind": self.kind.list_kind, "apiVersion": self.api_version, "metadata": metadata}
-        return msgspec.json.encode(head)[:-1] + b',"items":[' + b",".join(self.items) + b"]}"
 
 
 @dataclass(slots=True)
@@ -173,8 +158,8 @@ class Store:
     ) -> Listing:
         """Read one page of a list in the order of namespace/name; limit 0 reads all, namespace None all namespaces."""
         table, version = self._table(resource)
-        admits = _filter(namespace, label_selector, field_selector)
-        after, at = _parse_token(continue_token) if continue_token else ("", self._version)
+        admits = selection(namespace, label_selector, field_selector)
+        after, at = parse_token(continue_token) if continue_token else ("", self._version)
         try:
             objects = table.objects if at == self._version else table.history.undone(table.objects, at)
         except StatusError as error:
@@ -191,7 +176,7 @@ class Store:
             api_version=api_version,
             items=tuple(stored.raw_as(api_version) for stored in page),
             resource_version=at,
-            continue_token=_token(page[-1].key, at) if left else "",
+            continue_token=token(page[-1].key, at) if left else "",
             remaining=left if left and not label_selector and not field_selector else None,
         )
 
@@ -210,7 +195,7 @@ class Store:
         One that is too old is told so by the watch, as a server does, and not here.
         """
         table, version = self._table(resource)
-        admits = _filter(namespace, label_selector, field_selector)
+        admits = selection(namespace, label_selector, field_selector)
         present: tuple[Stored, ...] = ()
         if resource_version in {"", "0"}:
             since = self._version
@@ -234,10 +219,10 @@ class Store:
         """Create an object and return it, as JSON."""
         table, version = self._table(resource)
         kind = table.kind
-        given = _copied(body)
-        _check_type(kind, version, given)
+        given = plain_object(body)
+        check_type(kind, version, given)
         metadata = meta.checked_shape(given)
-        namespace = _namespace_of(kind, metadata, namespace)
+        namespace = namespace_of(kind, metadata, namespace)
         name = metadata.get("name") or ""
         fresh = meta.created(
             {**metadata, "name": name},
@@ -249,7 +234,7 @@ class Store:
         given["metadata"] = fresh
         if version.has_status:
             given.pop(STATUS, None)
-        new = self._acceptable(kind, version, given, name, meta.problems(fresh), is_new=True)
+        new = kept(self._acceptable(kind, version, given, name, meta.problems(fresh), is_new=True))
         if metadata.get("resourceVersion") and not dry_run:
             raise StatusError(500, "", "resourceVersion should not be set on objects to be created")
         key = f"{namespace}/{name}"
@@ -274,7 +259,7 @@ class Store:
         table, version = self._table(resource)
         old = self._find(table, name, namespace, subresource)
         seen = {**old.body, "apiVersion": table.kind.api_version(version.name)}
-        return self._update(table, version, old, merge(seen, _plain(body)), subresource, dry_run=dry_run)
+        return self._update(table, version, old, merge(seen, plain(body)), subresource, dry_run=dry_run)
 
     def replace(
         self,
@@ -288,8 +273,8 @@ class Store:
     ) -> bytes:
         """Put another object in an object's place; its metadata.resourceVersion is the precondition."""
         table, version = self._table(resource)
-        given = _copied(body)
-        _check_type(table.kind, version, given)
+        given = plain_object(body)
+        check_type(table.kind, version, given)
         old = self._find(table, name, namespace, subresource)
         metadata = meta.checked_shape(given)
         if not metadata.get("resourceVersion"):
@@ -375,14 +360,15 @@ class Store:
     ) -> bytes:
         kind = table.kind
         metadata = meta.checked_shape(new)
-        _check_identity(kind, version, old, new, metadata)
+        check_identity(kind, version, old, new, metadata)
         if metadata.get("resourceVersion") and metadata["resourceVersion"] != str(old.resource_version):
-            _check_number(metadata["resourceVersion"])
+            check_number(metadata["resourceVersion"])
             raise conflict(kind.plural, kind.group, old.name, _MODIFIED)
-        new, causes = _rights(kind, version, old, new, metadata, subresource)
+        new, causes = permitted(kind, version, old, new, metadata, subresource)
         new = self._acceptable(kind, version, new, old.name, causes, is_new=False)
-        if kind.has_generation and _generation_matters(old.body, new, version):
+        if kind.has_generation and generation_matters(old.body, new, version):
             new["metadata"] = {**new["metadata"], "generation": old.body["metadata"]["generation"] + 1}
+        new = kept(new)
         api_version = kind.api_version(version.name)
         if encode(new) == old.raw:
             return old.raw_as(api_version)
@@ -423,139 +409,3 @@ class Store:
         if (table.kind.group, table.kind.plural) == (CRDS.group, CRDS.plural):
             self._tables.pop((old.body["spec"]["group"], old.body["spec"]["names"]["plural"]), None)
         table.history.add(Change(self._version, EventType.DELETED, old, stored_at(old.body, self._version)))
-
-
-def _filter(namespace: str | None, label_selector: str, field_selector: str) -> Callable[[Stored], bool]:
-    labels: LabelTest = label_test(label_selector)
-    fields: FieldTest = field_test(field_selector)
-
-    def admits(stored: Stored) -> bool:
-        inside = not namespace or stored.namespace == namespace
-        return inside and labels(stored.labels) and fields(stored.name, stored.namespace)
-
-    return admits
-
-
-def _token(key: str, resource_version: int) -> str:
-    content = msgspec.json.encode({"v": "meta.k8s.io/v1", "rv": resource_version, "start": key})
-    return base64.urlsafe_b64encode(content).decode().rstrip("=")
-
-
-def _parse_token(token: str) -> tuple[str, int]:
-    try:
-        content = msgspec.json.decode(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-        return str(content["start"]), int(content["rv"])
-    except (binascii.Error, msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
-        raise bad_request("invalid continue token: continue key is not valid") from error
-
-
-def _plain(body: Body) -> Any:
-    """Return the body as it is after a journey over the wire: only JSON, nothing shared with the caller."""
-    return _go_numbers(msgspec.json.decode(msgspec.json.encode(body)))
-
-
-def _go_numbers(value: Any) -> Any:
-    # kube-apiserver reads 5.0 and writes 5; a number beyond 64 bits becomes a float there.
-    match value:
-        case dict():
-            return {key: _go_numbers(item) for key, item in value.items()}
-        case list():
-            return [_go_numbers(item) for item in value]
-        case float() if value.is_integer() and abs(value) < _LARGEST_EXACT_FLOAT:
-            return int(value)
-        case int() if not isinstance(value, bool) and not -(2**63) <= value < 2**63:
-            return float(value)
-        case _:
-            return value
-
-
-def _copied(body: Body) -> dict[str, Any]:
-    copy = _plain(body)
-    if not isinstance(copy, dict):
-        raise bad_request("the object provided is unrecognized: it is not a JSON object")
-    return copy
-
-
-def _check_type(kind: Kind, version: Version, body: Body) -> None:
-    wanted = kind.api_version(version.name)
-    name = (body.get("metadata") or {}).get("name") or ""
-    if not body.get("kind") or not body.get("apiVersion"):
-        missing = "Kind" if not body.get("kind") else "apiVersion"
-        raise bad_request(
-            f"the object provided is unrecognized (must be of type {kind.kind}): Object '{missing}' is missing"
-        )
-    if body["apiVersion"] != wanted:
-        raise bad_request(
-            f"the API version in the data ({body['apiVersion']}) does not match the expected API version ({wanted})"
-        )
-    if body["kind"] != kind.kind:
-        cause = Cause("FieldValueInvalid", f"Invalid value: {quoted(body['kind'])}: must be {kind.kind}", "kind")
-        raise invalid(str(body["kind"]), kind.group, name, [cause])
-
-
-def _namespace_of(kind: Kind, metadata: Body, namespace: str | None) -> str:
-    if not kind.namespaced:
-        return ""
-    if not namespace:
-        raise not_served()
-    if metadata.get("namespace") not in {None, "", namespace}:
-        raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
-    return namespace
-
-
-def _check_identity(kind: Kind, version: Version, old: Stored, new: Body, metadata: Body) -> None:
-    name = metadata.get("name")
-    if not name:
-        raise bad_request(f"the name of the object ({old.name} based on URL) was undeterminable: name must be provided")
-    if name != old.name:
-        raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({old.name})")
-    if kind.namespaced and metadata.get("namespace") != old.namespace:
-        raise bad_request(
-            f"the namespace of the object ({metadata.get('namespace')}) does not match the namespace on the URL "
-            f"({old.namespace})"
-        )
-    for field, wanted in (("kind", kind.kind), ("apiVersion", kind.api_version(version.name))):
-        if new.get(field) != wanted:
-            rule = f"Invalid value: {quoted(new.get(field))}: must be {wanted}"
-            raise invalid(str(new.get("kind")), kind.group, old.name, [Cause("FieldValueInvalid", rule, field)])
-
-
-def _check_number(resource_version: str) -> None:
-    if not resource_version.isdecimal():
-        raise StatusError(500, "", f"strconv.ParseUint: parsing {quoted(resource_version)}: invalid syntax")
-
-
-def _rights(
-    kind: Kind, version: Version, old: Stored, new: Body, metadata: Body, subresource: str
-) -> tuple[dict[str, Any], list[Cause]]:
-    """Return the new object with only those changes that this way in may make, and what is wrong with them."""
-    was: Body = old.body
-    if subresource == STATUS:
-        changed, causes = (
-            meta.updated(was["metadata"], metadata) if kind.status_takes_metadata else (was["metadata"], [])
-        )
-        rest = {key: value for key, value in was.items() if key not in {STATUS, "metadata"}}
-        status = {STATUS: new[STATUS]} if STATUS in new else {}
-        return {**rest, "metadata": changed, **status}, causes
-    changed, causes = meta.updated(was["metadata"], metadata)
-    causes += meta.problems(changed)
-    kept = {**new, "metadata": changed}
-    if version.has_status:
-        kept.pop(STATUS, None)
-        if STATUS in was:
-            kept[STATUS] = was[STATUS]
-    causes += [
-        Cause("FieldValueInvalid", f"Invalid value: {quoted(kept.get(field))}: field is immutable", field)
-        for field in kind.immutable
-        if kept.get(field) != was.get(field)
-    ]
-    return kept, causes
-
-
-def _generation_matters(old: Body, new: Body, version: Version) -> bool:
-    ignored = {"metadata", STATUS} if version.has_status else {"metadata"}
-
-    def rest(body: Body) -> Iterator[tuple[str, Any]]:
-        return ((key, body[key]) for key in sorted(body) if key not in ignored)
-
-    return encode(dict(rest(old))) != encode(dict(rest(new)))
