@@ -8,6 +8,7 @@ missing from it would look like one that nobody uses.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Sequence
 from enum import StrEnum
@@ -24,6 +25,7 @@ from scorer.core.merge import Sample
 MAX_BODY_BYTES = 64 * 1024 * 1024
 _CHUNK_BYTES = 256 * 1024
 _EXCERPT_CHARACTERS = 120
+_LARGE_BODY_BYTES = 1024 * 1024
 
 # The specification sends both; that a GET has no body to be of this type troubles no server.
 _HEADERS = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
@@ -113,6 +115,8 @@ class HttpPrometheus:
         except (aiohttp.ClientError, OSError) as error:
             raise PrometheusError(Failure.UNREACHABLE, f"{self._where}: {_line(error)}") from error
         self._check_status(response, body)
+        if len(body) > _LARGE_BODY_BYTES:  # half a second of decoding would keep every other call waiting
+            return await asyncio.to_thread(self._decode, response, body)
         return self._decode(response, body)
 
     @property

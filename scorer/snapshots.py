@@ -30,6 +30,7 @@ from scorer.prometheus import Failure, Prometheus, PrometheusError
 
 IDLE_SECONDS = 900.0  # a question that nobody has asked for so long is not repeated any more
 _FIRST_RETRY_SECONDS = 1.0
+_MANY_SAMPLES = 10_000
 
 T = TypeVar("T")
 
@@ -262,8 +263,11 @@ class Snapshots:
             if isinstance(answer, BaseException):
                 raise answer
             samples.append(answer)
+        named = list(zip(self._sources, samples, strict=True))
         try:
-            return merge(list(zip(self._sources, samples, strict=True)))
+            if sum(map(len, samples)) > _MANY_SAMPLES:  # that takes so long that other calls would wait for it
+                return await asyncio.to_thread(merge, named)
+            return merge(named)
         except UnnamedSamplesError as error:
             raise PrometheusError(Failure.MALFORMED, str(error)) from error
 

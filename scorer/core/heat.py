@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+import msgspec
+
 
 class Quality(StrEnum):
     """How far a score can be trusted."""
@@ -22,8 +24,7 @@ class Quality(StrEnum):
     UNAVAILABLE = "UNAVAILABLE"  # nothing is known that is young enough to repeat
 
 
-@dataclass(frozen=True, slots=True)
-class Heat:
+class Heat(msgspec.Struct, frozen=True, gc=False):  # a struct without gc: there may be a hundred thousand
     """What the samples of one volume come to. Rates are operations a second, finite and at least 0."""
 
     score: float

@@ -10,7 +10,6 @@ then names the gauge and nothing else, says so.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -22,6 +21,7 @@ from scorer.core.names import canonical
 from scorer.core.promql import COUNTERS, GAUGE, Counter
 
 _MEASURED = f"{COUNTERS[Counter.READS]}+{COUNTERS[Counter.WRITES]}"
+_GAUGE_AND_MEASURED = f"{GAUGE}+{_MEASURED}"
 
 
 class Source(StrEnum):
@@ -125,25 +125,28 @@ def _from_gauge(samples: Iterable[tuple[str, Sample]]) -> dict[str, Heat]:
 
 def _from_counters(samples: Iterable[tuple[str, Sample]]) -> dict[str, Heat]:
     """Add reads and writes up. A volume of which one of the two is unknown has no score: half of it would look cold."""
-    sums: dict[str, dict[str, float]] = {}
+    sums: dict[str, dict[str, float]] = {counter: {} for counter in Counter}
     counts: dict[str, int] = {}
     for name, sample in samples:
-        of_volume = sums.setdefault(name, {})
-        of_volume[sample.op] = of_volume.get(sample.op, 0.0) + sample.value
+        of_counter = sums.get(sample.op)
+        if of_counter is None:
+            continue
+        of_counter[name] = of_counter.get(name, 0.0) + sample.value
         if sample.op in _OPERATIONS:
             counts[name] = counts.get(name, 0) + 1
+    writes_of, reading, writing = sums[Counter.WRITES], sums[Counter.READ_LATENCY], sums[Counter.WRITE_LATENCY]
     heats = {}
-    for name, of_volume in sums.items():
-        reads, writes = of_volume.get(Counter.READS), of_volume.get(Counter.WRITES)
-        if reads is None or writes is None or not math.isfinite(reads + writes):
+    for name, reads in sums[Counter.READS].items():
+        writes = writes_of.get(name)
+        if writes is None or not math.isfinite(reads + writes):
             continue
-        heats[name] = Heat(reads + writes, reads, writes, _latency(of_volume, reads + writes), counts[name], _MEASURED)
+        latency = _latency(reading.get(name), writing.get(name), reads + writes)
+        heats[name] = Heat(reads + writes, reads, writes, latency, counts[name], _MEASURED)
     return heats
 
 
-def _latency(of_volume: Mapping[str, float], operations: float) -> float | None:
+def _latency(reading: float | None, writing: float | None, operations: float) -> float | None:
     """Divide microseconds spent a second by operations a second; None without both counters or without operations."""
-    reading, writing = of_volume.get(Counter.READ_LATENCY), of_volume.get(Counter.WRITE_LATENCY)
     if reading is None or writing is None or operations == 0:
         return None
     latency = (reading + writing) / operations
@@ -154,12 +157,8 @@ def _with_measured_rates(heat: Heat, counters: Heat) -> Heat:
     """Give a score of the gauge the counters' reads, writes and latency; a score of the counters is what it is."""
     if heat.source_metric != GAUGE:
         return heat
-    return dataclasses.replace(
-        heat,
-        read_iops=counters.read_iops,
-        write_iops=counters.write_iops,
-        latency_us=counters.latency_us,
-        source_metric=f"{GAUGE}+{_MEASURED}",
+    return Heat(
+        heat.score, counters.read_iops, counters.write_iops, counters.latency_us, heat.sample_count, _GAUGE_AND_MEASURED
     )
 
 
@@ -172,5 +171,5 @@ def _hottest_by_alias(aliases: Iterable[tuple[str, str]], by_name: Mapping[str, 
     return found
 
 
-_OPERATIONS = (Counter.READS, Counter.WRITES)
+_OPERATIONS = frozenset({Counter.READS, Counter.WRITES})
 _MEASURE = {Source.GAUGE: _from_gauge, Source.COUNTERS: _from_counters}

@@ -429,3 +429,19 @@ async def test_the_score_is_calculated_when_the_answer_was_decoded_not_when_it_w
         await clock.advance(20)
         heat = await service.heat("pvc-abc123")
     assert heat.calculated_at.ToJsonString() == START.isoformat().replace("+00:00", "Z")
+
+
+async def test_a_hundred_thousand_volumes_are_one_query_and_are_streamed_without_holding_others_up(
+    prometheus: FakePrometheus,
+) -> None:
+    prometheus.answer = gauge_only(*(element(str(n), volume_id=f"pvc-{n}", pool="pool-1") for n in range(100_000)))
+    async with running(prometheus) as service:
+        request = pb.StreamHeatScoresRequest(window=WINDOW)
+        streaming = service.stub.StreamHeatScores(request, timeout=60)
+        names: set[str] = set()
+        async for chunk in streaming:
+            names.update(heat.volume_id for heat in chunk.heat_scores)
+            assert await service.health(SERVICE) == SERVING  # answered in between
+        assert len(names) == 100_000
+        assert (await service.heat("pvc-99999")).score == 99_999.0
+    assert sum("openebs_volume_iops[90s]" in query for query in prometheus.queries) == 1
