@@ -16,12 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
+import aiohttp
 import msgspec
 
 from common.clock import SystemClock
 from common.kube.api import EventType, KubeApi, Resource, WatchEvent
 from common.kube.http import HttpKubeApi
 from sandbox.fronts.kube import KubeFront
+from sandbox.real.control_plane import ControlPlane
 from sandbox.world.direct import DirectKubeApi
 from sandbox.world.kinds import NAMESPACES
 from sandbox.world.store import Store
@@ -40,6 +42,10 @@ SECONDS: Final = 20.0
 _numbers = itertools.count(1)
 
 
+async def _nothing() -> None:
+    """The emulator's past is always shorter than what a test asks of it."""
+
+
 @dataclass(slots=True)
 class Cluster:
     """One implementation, with a corner of it for one test."""
@@ -48,6 +54,8 @@ class Cluster:
     kind: str
     url: str = ""
     """Where it answers over HTTP; "" where it does not."""
+    forget: Callable[[], Awaitable[None]] = _nothing
+    """Makes the server forget all that is past, as it does by itself after some minutes."""
     prefix: str = field(default_factory=lambda: f"t{next(_numbers)}")
     """Of names that are no other test's."""
 
@@ -102,10 +110,26 @@ async def emulated_cluster(directory: Path) -> AsyncIterator[Cluster]:
 
 
 @contextlib.asynccontextmanager
-async def real_cluster(kubeconfig: Path) -> AsyncIterator[Cluster]:
+async def real_cluster(control_plane: ControlPlane) -> AsyncIterator[Cluster]:
     """kube-apiserver."""
-    async with HttpKubeApi.connect(str(kubeconfig)) as api:
-        yield await _ready(Cluster(api, "kube-apiserver"))
+
+    async def compact() -> None:
+        # Revisions begin at 1, and everything that is there by now is newer than 3.
+        await _compact(control_plane, 3)
+
+    async with HttpKubeApi.connect(str(control_plane.kubeconfig)) as api:
+        yield await _ready(Cluster(api, "kube-apiserver", control_plane.url, compact))
+
+
+async def _compact(control_plane: ControlPlane, revision: int) -> None:
+    """Make etcd forget the revisions before one; once is enough, and a second time is an error that says so."""
+    urls = (argument.partition("=") for argument in control_plane.etcd.program.argv)
+    url = next(value for name, _, value in urls if name == "--listen-client-urls")
+    async with aiohttp.ClientSession() as session:
+        body = {"revision": str(revision), "physical": True}
+        async with session.post(f"{url}/v3/kv/compaction", json=body) as answer:
+            said = await answer.text()
+            assert answer.status == 200 or "compacted" in said, said
 
 
 async def _ready(cluster: Cluster) -> Cluster:

@@ -26,20 +26,20 @@ async def control_plane() -> AsyncIterator[ControlPlane]:
 
 
 @pytest.fixture(params=["direct", "emulator", "kube-apiserver"])
-def implementation(request: pytest.FixtureRequest) -> tuple[str, Path | None]:
+def implementation(request: pytest.FixtureRequest) -> tuple[str, ControlPlane | None]:
     """Name an implementation; the real one is started, or the test skipped, only where it is wanted."""
     if request.param != "kube-apiserver":
         return request.param, None
     running: ControlPlane = request.getfixturevalue("control_plane")
-    return request.param, running.kubeconfig
+    return request.param, running
 
 
 @pytest_asyncio.fixture
-async def cluster(implementation: tuple[str, Path | None], tmp_path: Path) -> AsyncIterator[Cluster]:
+async def cluster(implementation: tuple[str, ControlPlane | None], tmp_path: Path) -> AsyncIterator[Cluster]:
     """One implementation, with a fresh namespace for the test."""
-    kind, kubeconfig = implementation
-    if kubeconfig is not None:
-        opened = real_cluster(kubeconfig)
+    kind, running = implementation
+    if running is not None:
+        opened = real_cluster(running)
     else:
         opened = direct_cluster() if kind == "direct" else emulated_cluster(tmp_path)
     async with opened as cluster:
