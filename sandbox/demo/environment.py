@@ -23,6 +23,7 @@ from couchestor.planner.v1 import planner_pb2_grpc
 from couchestor.scorer.v1 import scorer_pb2_grpc
 
 from common.clock import Clock, SystemClock
+from common.durations import parse_duration
 from common.kube.http import HttpKubeApi
 from common.rpc.channel import open_channel
 from sandbox.demo import clusters, resources
@@ -36,6 +37,7 @@ from sandbox.world.applications import Applications, Whereabouts
 from sandbox.world.driver import Driver, DriverSettings
 from sandbox.world.mayastor import Faults, Settings
 
+WARM_UP_SECONDS: Final = 1.0
 NAMESPACES: Final = ("mayastor", "couchestor")
 IDEMPOTENT: Final[Mapping[Name, tuple[str, ...]]] = {
     Name.SCORER: ("GetHeatScore", "BatchGetHeatScores", "ListHottestVolumes"),
@@ -83,6 +85,7 @@ class Environment:
         self._stopping: set[Name] = set()
         self._background: list[asyncio.Task[None]] = []
         self.directory = self.setup.directory or Path(tempfile.mkdtemp(prefix="couchestor-demo-"))
+        self._measured_since = 0.0
         self.ports = {name: Ports() for name in Name}
         self.services: dict[Name, Process] = {}
         self.channels: dict[Name, grpc.aio.Channel] = {}
@@ -120,8 +123,17 @@ class Environment:
 
     async def begin(self) -> None:
         """Let the story begin: the policies appear, and what is to change begins to."""
+        await self._measured_for_a_window()
         await resources.create_policies(self.api, self.scenario.policies)
         self.applications.begin()
+
+    async def _measured_for_a_window(self) -> None:
+        """Wait for a window full of scrapes: the rate over a window that is not full is less than there is."""
+        if self.setup.cluster is ClusterKind.REAL:
+            windows = [parse_duration(spec["samplingWindow"]) for spec in self.scenario.policies.values()]
+            needed = max((window.total_seconds() for window in windows), default=0.0) + WARM_UP_SECONDS
+            measured = self.clock.monotonic() - self._measured_since
+            await self.clock.sleep(max(0.0, needed - measured))
 
     async def stop_service(self, name: Name, *, kill: bool = False) -> None:
         """Stop a service, or kill it as a crash would."""
@@ -156,6 +168,7 @@ class Environment:
         await self._install()
         self.applications = Applications(map(workload, self.scenario.volumes), self.clock, self._whereabouts)
         self.metrics = await enter(clusters.metrics(cluster, self.clock, self.applications))
+        self._measured_since = self.clock.monotonic()
         self.observer = Observer(
             self.api, lambda: self.driver.state, self._limits(), clock=self.clock, heat_answers=self.metrics.answers
         )
