@@ -6,13 +6,14 @@ Plain GETs of a few paths; everything else of HTTP is left to aiohttp.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Self
 
 from aiohttp import web
 
-from common.config import parse_addr
+from common.config import Addr, parse_addr
 
 Answer = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -34,7 +35,7 @@ class HttpServer:
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._addr.host or None, self._addr.port).start()
+            await web.SockSite(runner, _listen(self._addr)).start()
         except OSError as error:
             await runner.cleanup()
             raise OSError(
@@ -50,3 +51,13 @@ class HttpServer:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+
+def _listen(addr: Addr) -> socket.socket:
+    """One socket, also for every interface: IPv4 and IPv6 bound one by one would get two ports for port 0."""
+    if addr.host:
+        family = socket.getaddrinfo(addr.host, addr.port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((addr.host, addr.port), family=family)
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", addr.port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", addr.port))
