@@ -7,6 +7,7 @@ vector of a number, in any nesting. Anything else is an error, as unknown functi
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,8 +95,6 @@ class _Parser:
 
     def _expect(self, text: str) -> None:
         token = self._take()
-        if token.kind == "end":
-            _bad(token, "unclosed left parenthesis")
         if token.text != text:
             _bad(token, f"unexpected {_shown(token)}")
 
@@ -118,8 +117,6 @@ class _Parser:
             inner = self._union()
             self._expect(")")
             return inner
-        if token.kind == "end":
-            _bad(token, "unclosed left parenthesis")
         if token.kind != "name":
             _bad(token, f"unexpected {_shown(token)}")
         match token.text:
@@ -220,7 +217,10 @@ def _tokens(query: str) -> list[_Token]:
             _bad(_Token("", "", column + 1), f"unexpected character: '{text[column]}'")
         tokens.append(_Token(match.lastgroup, match[match.lastgroup], match.start(match.lastgroup) + 1))
         position = match.end()
-    return [*tokens, _Token("end", "end of input", len(query) + 1)]
+    end = _Token("end", "end of input", len(query) + 1)
+    if sum({"(": 1, ")": -1}.get(token.text, 0) for token in tokens) > 0:
+        _bad(end, "unclosed left parenthesis")  # found while reading the words, before any of them is understood
+    return [*tokens, end]
 
 
 def _window(token: _Token) -> timedelta:
@@ -229,7 +229,7 @@ def _window(token: _Token) -> timedelta:
         _bad(token, f'bad duration syntax: "{text}"')
     seconds = sum(int(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
     if seconds <= 0:
-        _bad(token, "duration must be greater than 0")
+        _bad(dataclasses.replace(token, column=token.column + 1), "duration must be greater than 0")
     return timedelta(seconds=seconds)
 
 
