@@ -82,9 +82,12 @@ class HeatScore(_message.Message):
     latency_us: _builtins.float
     """Average latency of one operation in microseconds; absent if not measured."""
     sample_count: _builtins.int
-    """Series that were merged into the score."""
+    """Series of Prometheus's answer that were merged into the score."""
     source_metric: _builtins.str
-    """The metric the score was computed from; empty without data."""
+    """The metric the score was computed from; empty without data. Several joined
+    by "+" are the counters that reads and writes were measured by, after the
+    gauge if that gave the score. The gauge alone says that they are halves.
+    """
     quality: Global___HeatQuality.ValueType
     """How far the score can be trusted."""
     @_builtins.property
