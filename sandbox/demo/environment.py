@@ -206,10 +206,11 @@ class Environment:
             self.channels[name] = channel
             self._stack.push_async_callback(channel.close)
         self._stack.push_async_callback(self._stop_services)
-        # The planner has nothing to say before it has heard the other two, so all three start at once.
         async with asyncio.TaskGroup() as group:
-            for process in self.services.values():
-                group.create_task(process.start())
+            for name in (Name.SCORER, Name.MIGRATOR):
+                group.create_task(self.services[name].start())
+        # It would come up without them too, and back off before it asks again.
+        await self.services[Name.PLANNER].start()
 
     async def _stop_services(self) -> None:
         self._stopping.update(self.services)

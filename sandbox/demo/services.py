@@ -57,6 +57,7 @@ class Tempo:
     min_window_seconds: float = 1.0
     prometheus_timeout_seconds: float = 2.0
     reconcile_seconds: float = 1.0
+    after_move_seconds: float = 0.2
     error_requeue_seconds: float = 2.0
     poll_seconds: float = 0.25
     lease_duration_seconds: float = 6.0
@@ -71,6 +72,7 @@ def settings_of(name: Name, ports: Mapping[Name, Ports], tempo: Tempo, prometheu
         "LEASE_DURATION_SECONDS": f"{tempo.lease_duration_seconds:g}",
         "LEASE_RENEW_SECONDS": f"{tempo.lease_duration_seconds * 2 / 3:g}",
         "LEASE_RETRY_SECONDS": "0.5",
+        "POD_NAMESPACE": "couchestor",
     }
     own: dict[Name, dict[str, str]] = {
         Name.SCORER: {
@@ -85,6 +87,8 @@ def settings_of(name: Name, ports: Mapping[Name, Ports], tempo: Tempo, prometheu
             "MIGRATOR_ADDR": ports[Name.MIGRATOR].address,
             "RECONCILE_INTERVAL_SECONDS": f"{tempo.reconcile_seconds:g}",
             "ERROR_REQUEUE_SECONDS": f"{tempo.error_requeue_seconds:g}",
+            "RECONCILE_AFTER_MOVE_SECONDS": f"{tempo.after_move_seconds:g}",
+            "PLAN_NOT_AFTER_SECONDS": "15",
             "MIN_WINDOW_SECONDS": f"{tempo.min_window_seconds:g}",
             **lease,
         },
