@@ -18,8 +18,9 @@ from couchestor.scorer.v1 import scorer_pb2
 from cli.__main__ import parser
 from common.config import CommonSettings
 from common.reasons import Reason
+from common.resources.migration import MigrationState
 from common.resources.policy import PolicySpec
-from migrator.core.model import END_STATES, MigrationState
+from migrator.core.model import END_STATES
 from planner.core.checks import CHECKS
 
 ROOT = Path(__file__).parents[2]
