@@ -15,7 +15,7 @@ SEED = int(os.environ.get("TEST_SEED") or secrets.randbits(32))
 
 
 def pytest_configure() -> None:
-    hypothesis.core.global_force_seed = SEED
+    hypothesis.core.global_force_seed = SEED  # type: ignore[assignment]
 
 
 def pytest_report_header() -> str:

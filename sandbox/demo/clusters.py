@@ -53,7 +53,7 @@ class Metrics:
     """A Prometheus that runs, and can be stopped and started again at the same address."""
 
     url: str
-    stop: Callable[[], Awaitable[None]]
+    kill: Callable[[], Awaitable[None]]
     start: Callable[[], Awaitable[None]]
     description: str
     processes: tuple[Process, ...] = ()
@@ -88,7 +88,11 @@ async def metrics(kind: ClusterKind, clock: Clock, applications: Applications) -
             targets = [ScrapeTarget("mayastor", exporter.address)]
             async with Prometheus(targets, scrape_interval=SCRAPE) as server:
                 yield Metrics(
-                    server.url, server.stop, server.start, "Prometheus, scraping the simulator", (server.process,)
+                    server.url,
+                    server.process.kill,
+                    server.start,
+                    "Prometheus, scraping the simulator",
+                    (server.process,),
                 )
         return
     async with PrometheusFront(SimulatedSamples(applications), clock=clock) as front:
