@@ -22,7 +22,9 @@ def parse_bytes(quantity: str | int) -> int:
     Read a size in bytes, rounded up.
 
     kubernetes_asyncio has no parser; that of the synchronous client would bring a second whole client along, and the
-    pure part of the product must not even load one. Raises ValueError for what is no size, is negative, or exceeds 63 bits.
+    pure part of the product must not even load one.
+
+    Raises ValueError for what is no size, is negative, or exceeds 63 bits.
     """
     text = str(quantity).strip()
     form = _FORM.fullmatch(text) if len(text) <= _LONGEST else None

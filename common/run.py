@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
 
 from common.logs import Logger, capture_libraries
@@ -51,13 +51,22 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]], log: Logger) ->
             raise
         return 128 + hurried[0]
     except Exception as error:
-        log.exception("crashed", error=f"{type(error).__name__}: {error}")
+        log.exception("crashed", error="; ".join(_causes(error)))
         return 1
     finally:
         for number in SIGNALS:
             loop.remove_signal_handler(number)
     log.info("stopped")
     return 0
+
+
+def _causes(error: BaseException) -> Iterator[str]:
+    """A line for each thing that went wrong; groups of tasks only wrap what matters."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _causes(inner)
+    else:
+        yield " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _log_stray(log: Logger, context: Mapping[str, Any]) -> None:
