@@ -32,7 +32,8 @@ from scorer.servicer import SERVICE, ScorerServicer
 from scorer.snapshots import Question, Snapshots
 
 HEALTH_ENTRY = "prometheus"  # of grpc.health.v1; the service's own entry stays SERVING, or nobody could read STALE
-SINGLE_VOLUME_CAPACITY = 1_000  # questions about one volume that are kept; each holds one score
+EVERY_VOLUME_CAPACITY = 16  # windows whose snapshots are kept
+SINGLE_VOLUME_CAPACITY = 100  # questions about one volume that are kept, and repeated while Prometheus fails
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +116,7 @@ async def scorer(
         ca_file=settings.prometheus_ca_file,
     )
     availability = Availability(log, on_change)
-    every_volume, one_volume = snapshots(capacity=16), snapshots(capacity=SINGLE_VOLUME_CAPACITY)
+    every_volume, one_volume = snapshots(EVERY_VOLUME_CAPACITY), snapshots(SINGLE_VOLUME_CAPACITY)
     metrics.watch(lambda: ((question.window, age, volumes) for question, age, volumes in every_volume.ages()))
     service = ScorerService(
         every_volume,

@@ -159,7 +159,7 @@ class Snapshots:
         while len(self._entries) >= self._capacity:
             oldest = next((entry for entry in self._entries.values() if entry.flight is None), None)
             if oldest is None:
-                raise TooManyQuestionsError(f"{self._capacity} other windows are being asked for: try again")
+                raise TooManyQuestionsError(f"Prometheus is being asked {self._capacity} other questions: try again")
             self._forget(oldest)
         entry = self._entries[question] = _Entry(question)
         return entry

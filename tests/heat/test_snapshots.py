@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from common.logs import make_logger
@@ -311,7 +313,7 @@ async def test_more_questions_at_once_than_are_kept_are_refused(bench: Bench) ->
     bench.prometheus.hold = True
     callers = [asyncio.create_task(bench.quality(Question(timedelta(minutes=minutes)))) for minutes in range(1, 17)]
     await bench.clock.advance(0)
-    with pytest.raises(TooManyQuestionsError, match="16 other windows"):
+    with pytest.raises(TooManyQuestionsError, match="16 other questions"):
         await bench.score(question=Question(HOUR))
     bench.prometheus.released.set()
     assert set(await asyncio.gather(*callers)) == {Quality.OK}
@@ -407,3 +409,51 @@ async def test_queries_are_counted_by_outcome_and_snapshots_shown_by_window(benc
     assert value("couchestor_scorer_query_seconds_count", {"source": "gauge"}) == 2
     assert value("couchestor_scorer_snapshot_age_seconds", {"window": "1h"}) == TTL
     assert value("couchestor_scorer_snapshot_volumes", {"window": "1h"}) == 1
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("pass"), st.floats(min_value=0.0, max_value=200.0)),
+        st.tuples(st.just("prometheus"), st.sampled_from(["answers", "fails"])),
+        st.tuples(st.just("ask"), st.sampled_from([60, 3_600])),
+    ),
+    max_size=25,
+)
+
+
+@given(steps)
+@settings(max_examples=150, deadline=None)
+def test_whatever_happens_in_whatever_order_a_score_never_claims_more_than_is_known(
+    story: list[tuple[str, Any]],
+) -> None:
+    async def tell() -> None:
+        bench = Bench()
+        async with bench.snapshots:
+            for what, how in story:
+                if what == "pass":
+                    await bench.clock.advance(how)
+                elif what == "prometheus":
+                    bench.prometheus.error = None if how == "answers" else DOWN
+                else:
+                    await look(bench, Question(timedelta(seconds=how)))
+            assert len(bench.prometheus.asked) <= 2 * (bench.clock.monotonic() / (TTL / 2) + 8 + len(story))
+
+    async def look(bench: Bench, question: Question) -> None:
+        bench.prometheus.samples = [Sample(value=bench.clock.monotonic(), volume_id="v")]  # tells when it was taken
+        known, unknown = await bench.score("v", question), await bench.score("w", question)
+        age = bench.clock.monotonic() - known.heat.score
+        match known.quality:
+            case Quality.OK:
+                assert age < TTL
+                assert unknown.quality is Quality.NO_DATA
+            case Quality.STALE:
+                assert bench.prometheus.error is DOWN or age >= TTL
+                assert age < question.window.total_seconds() + TTL + GRACE
+                assert unknown.quality is Quality.STALE
+            case Quality.UNAVAILABLE:
+                assert known.heat.score == 0.0
+                assert unknown.quality is Quality.UNAVAILABLE
+            case Quality.NO_DATA:
+                raise AssertionError("the volume has a sample in every answer")
+
+    asyncio.run(tell())

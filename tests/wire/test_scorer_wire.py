@@ -165,6 +165,16 @@ async def test_a_query_for_one_volume_carries_the_specifications_matcher(prometh
     assert "avg_over_time(openebs_volume_iops[60s])" not in prometheus.queries
 
 
+async def test_asked_one_by_one_a_fresh_answer_for_all_is_used_where_there_is_one(prometheus: FakePrometheus) -> None:
+    prometheus.answer = gauge_only(element("1", volume_id="a"), element("2", volume_id="b"))
+    async with running(prometheus, single_volume_queries=True) as service:
+        await service.stub.ListHottestVolumes(pb.ListHottestVolumesRequest(limit=1, window=WINDOW))
+        assert [(await service.heat(name)).score for name in ("a", "b")] == [1.0, 2.0]
+        request = pb.BatchGetHeatScoresRequest(volume_ids=["a", "b"], window=window(91))
+        await service.stub.BatchGetHeatScores(request)
+    assert not [query for query in prometheus.queries if 'volume_id="' in query]
+
+
 async def test_an_empty_vector_is_a_score_of_zero_without_data(service: Running) -> None:
     service.prometheus.answer = raw(EMPTY)
     heat = await service.heat("pvc-abc123", HOUR)
