@@ -33,7 +33,7 @@ def add_command(commands: Commands, name: str, run: Run, service: Service, about
     parser.add_argument(
         "--deadline", type=seconds, default=10.0, metavar="SECONDS", help="time one call may take (default 10)"
     )
-    parser.add_argument("--json", action="store_true", help="print the answer as protobuf's JSON")
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     return parser
 
 

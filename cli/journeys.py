@@ -129,11 +129,13 @@ class Gone:
 Event = News | Gone | migrator_pb2.Migration
 
 
-def watch(session: Session, wanted: migrator_pb2.MigrationFilter) -> Iterator[Event]:
+def watch(session: Session, wanted: migrator_pb2.MigrationFilter, *, answered: bool = False) -> Iterator[Event]:
     """
     Tell of migrations until the caller stops asking.
 
-    Raises grpc.RpcError for what will not go away by itself, or when the migrator stays away.
+    A migrator that goes away is waited for, but only one that has `answered` before: an address where there never was
+    one is a mistake, and is told at once. Raises grpc.RpcError then, for what will not go away by itself, and when the
+    migrator stays away.
     """
     request = migrator_pb2.WatchMigrationsRequest(filter=wanted)
     failures = 0
@@ -141,19 +143,21 @@ def watch(session: Session, wanted: migrator_pb2.MigrationFilter) -> Iterator[Ev
         stub = migrator_pb2_grpc.MigratorServiceStub(channel)
         while True:
             yield News.BEGINNING
+            heard = False
             try:
                 for answer in stub.WatchMigrations(request, timeout=STREAM_SECONDS):
-                    failures = 0
+                    failures, answered, heard = 0, True, True
                     event = _event(answer)
                     if event is not None:
                         yield event
             except grpc.RpcError as error:
-                expected = status_of(error) is grpc.StatusCode.DEADLINE_EXCEEDED and failures == 0
+                expected = status_of(error) is grpc.StatusCode.DEADLINE_EXCEEDED and heard
                 if not expected:
                     failures += 1
-                    if not _may_pass(error) or failures > MOST_FAILURES:
+                    if not answered or not _may_pass(error) or failures > MOST_FAILURES:
                         raise
-                    session.complain(f"couchestor: migrator: {describe(error)}; connecting again")
+                    if failures == 1:
+                        session.complain(f"couchestor: migrator: {describe(error)}; connecting again")
             else:
                 failures += 1  # an end without an error is a service that shuts down
                 if failures > MOST_FAILURES:

@@ -37,7 +37,7 @@ class Session:
     deadline_seconds: float
     """For one call."""
     json: bool
-    """Answer with protobuf's JSON instead of tables."""
+    """Answer with JSON instead of tables."""
 
     def write(self, line: str) -> None:
         """Write one line as it is: no wrapping, no markup."""
@@ -48,9 +48,12 @@ class Session:
         print(line, file=self.complaints.file, flush=True)
 
     def write_json(self, message: Message, *, one_line: bool = False) -> None:
-        """Write a message as protobuf's JSON, which is also what grpcurl prints; zeros and empty lists included."""
+        """Write a message as JSON, with the names of the .proto, zeros and empty lists included."""
         text = json_format.MessageToJson(
-            message, always_print_fields_with_no_presence=True, indent=None if one_line else 2
+            message,
+            always_print_fields_with_no_presence=True,
+            preserving_proto_field_name=True,
+            indent=None if one_line else 2,
         )
         self.write(text)
 

@@ -126,7 +126,7 @@ def _follow(session: Session, migration: migrator_pb2.Migration) -> migrator_pb2
     if seen:
         return migration
     with Live(console=session.screen, auto_refresh=False, transient=True) as live:
-        for event in watch(session, wanted):
+        for event in watch(session, wanted, answered=True):
             match event:
                 case News.BEGINNING:
                     seen = False

@@ -15,6 +15,7 @@ from tests.cli.desk import Desk
 
 pytestmark = pytest.mark.timeout(30)
 NewDesk = Callable[..., Desk]
+LONGEST = (1, 2, 4, 8, 16, 30, 30, 30)
 PENDING = migrator_pb2.MIGRATION_STATE_PENDING
 FAILED = migrator_pb2.MIGRATION_STATE_FAILED
 
@@ -180,7 +181,7 @@ def test_follow_with_json_prints_one_document_the_end(desk: Desk) -> None:
     assert done.result() == 0
     document = json.loads(desk.screen)
     assert document["migration"]["state"] == "MIGRATION_STATE_COMPLETED"
-    assert document["migration"]["requestId"] == "couchestor-1"
+    assert document["migration"]["request_id"] == "couchestor-1"
 
 
 def test_watching_in_a_pipe_writes_a_line_for_each_change(desk: Desk) -> None:
@@ -235,9 +236,10 @@ def test_watching_on_a_terminal_keeps_the_old_picture_until_the_new_one_is_whole
 
 def test_a_deadline_of_the_stream_is_no_failure(desk: Desk) -> None:
     done = desk.type("migrations", "--watch")
-    for _ in range(3):
+    for name in ("vmig-1", "vmig-2", "vmig-3"):
         _, call = desk.take_stream("migrator", "WatchMigrations")
-        call.send_response(SYNCED)
+        call.send_response(news(a_migration(name)))
+        desk.wait_for(name)
         end(call, grpc.StatusCode.DEADLINE_EXCEEDED)
     _, call = desk.take_stream("migrator", "WatchMigrations")
     end(call, grpc.StatusCode.PERMISSION_DENIED)
@@ -246,14 +248,28 @@ def test_a_deadline_of_the_stream_is_no_failure(desk: Desk) -> None:
     assert "PERMISSION_DENIED" in desk.complaints
 
 
-def test_a_migrator_that_stays_away_ends_the_watch(desk: Desk) -> None:
+def test_a_migrator_that_was_never_there_ends_the_watch_at_once(desk: Desk) -> None:
     done = desk.type("migrations", "--watch")
-    for _ in range(MOST_FAILURES + 1):
-        _, call = desk.take_stream("migrator", "WatchMigrations")
+    _, call = desk.take_stream("migrator", "WatchMigrations")
+    end(call, grpc.StatusCode.UNAVAILABLE, "connection refused")
+    assert done.result() == 1
+    assert desk.pauses == []
+    assert desk.complaints == "couchestor: migrator at localhost:1: UNAVAILABLE: connection refused\n"
+
+
+def test_a_migrator_that_goes_and_stays_away_ends_the_watch(desk: Desk) -> None:
+    done = desk.type("migrations", "--watch")
+    _, call = desk.take_stream("migrator", "WatchMigrations")
+    call.send_response(news(a_migration()))
+    desk.wait_for("vmig-3f2a")
+    for _ in range(MOST_FAILURES):
         end(call, grpc.StatusCode.UNAVAILABLE, "connection refused")
+        _, call = desk.take_stream("migrator", "WatchMigrations")
+    end(call, grpc.StatusCode.UNAVAILABLE, "connection refused")
     assert done.result() == 1
     assert len(desk.pauses) == MOST_FAILURES
-    assert all(2 ** min(i, 5) / 2 <= pause <= 30 or pause >= 15 for i, pause in enumerate(desk.pauses))
+    assert desk.complaints.count("connecting again") == 1
+    assert all(longest / 2 <= pause <= longest for pause, longest in zip(desk.pauses, LONGEST, strict=True))
 
 
 def test_interrupting_a_watch_is_how_it_ends(desk: Desk) -> None:
@@ -263,6 +279,8 @@ def test_interrupting_a_watch_is_how_it_ends(desk: Desk) -> None:
     desk.during_pause = interrupt
     done = desk.type("migrations", "--watch")
     _, call = desk.take_stream("migrator", "WatchMigrations")
+    call.send_response(news(a_migration()))
+    desk.wait_for("vmig-3f2a")
     end(call, grpc.StatusCode.UNAVAILABLE)
     assert done.result() == 0
 
