@@ -24,7 +24,7 @@ from migrator.annotations import ClusterObjects, pv_seen
 from migrator.backends.base import Backend, Result
 from migrator.core.model import AnnotatePv, Conclude, Do, End, Now, PolicySeen, Seen, Wait
 from migrator.core.steps import next_step
-from migrator.journal import Journal
+from migrator.journal import Journal, RequestChangedError
 
 QUIET_SECONDS = 0.2
 """Changes that a watch tells of within this time are looked at together."""
@@ -155,7 +155,8 @@ class Executor:
     async def _do(self, decision: Do, seen: Seen, now: Now) -> None:
         pending = self._journal.history.pending
         if pending is None or pending.write != decision.write:
-            await self._journal.intend(decision, seen, now.wall, now.elapsed)
+            with contextlib.suppress(RequestChangedError):  # a cancel came in: it is decided anew
+                await self._journal.intend(decision, seen, now.wall, now.elapsed)
             return
         kind = type(decision.write).__name__
         self._check_lease()

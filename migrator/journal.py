@@ -61,6 +61,10 @@ def decode_migration(raw: msgspec.Raw | bytes) -> VolumeMigration:
     return replace(record, status=replace(record.status, steps=steps))
 
 
+class RequestChangedError(Exception):
+    """The request was changed after the decision that was to be stored: read and decide again."""
+
+
 class Journal:
     """The record as this executor has it."""
 
@@ -95,8 +99,12 @@ class Journal:
         except NotFoundError as error:
             raise JournalLostError(f"{self.name}: its record is gone") from error
 
-    async def store(self, status: MigrationStatus) -> None:
-        """Write the status. Raises JournalLostError, KubeError (then nothing is known to be stored)."""
+    async def store(self, status: MigrationStatus, *, again: bool = True) -> None:
+        """
+        Write the status; `again` tells whether it still holds if the request was changed meanwhile.
+
+        Raises JournalLostError, RequestChangedError, and KubeError (then nothing is known to be stored).
+        """
         body = status_body(status)
         while True:
             version = self.record.metadata.resource_version
@@ -116,6 +124,8 @@ class Journal:
                 if fresh.status.steps != self._stored.steps or fresh.metadata.resource_version == version:
                     raise JournalLostError(f"{self.name}: somebody else wrote its journal") from error
                 self.record = replace(fresh, status=self.record.status)
+                if not again:
+                    raise RequestChangedError(f"{self.name}: its request was changed") from error
             else:
                 fresh = decode_migration(raw)
                 break
@@ -139,7 +149,7 @@ class Journal:
         await self.store(replace(self.status, steps=(*steps, step)))
 
     async def intend(self, decision: Do, seen: Seen, now: datetime, elapsed: float) -> None:
-        """Store an intent; a retry of the last one takes its place."""
+        """Store an intent; a retry of the last one takes its place. Raises RequestChangedError too."""
         status, number, repeats = _without_retried(self.status, self.history, decision)
         status = entered(with_noted(status, decision.noted), decision.state, now, elapsed)
         volume = seen.volume

@@ -24,7 +24,7 @@ class MoveEnd(msgspec.Struct, frozen=True):
     from_pools: tuple[str, ...] = msgspec.field(default=(), name="from")
     to_pools: tuple[str, ...] = msgspec.field(default=(), name="to")
     result: str = ""
-    """A common.reasons.Reason; Moved is the one that begins a cooldown."""
+    """State and reason, as in Completed(Moved) or Aborted(TimedOut)."""
 
 
 def read_memory(annotation: str | None) -> tuple[MoveEnd, ...]:

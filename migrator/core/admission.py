@@ -207,9 +207,7 @@ def _reservation(record: VolumeMigration, slots: _Slots, surroundings: Surroundi
     for name in sorted({move.target_pool for move in record.spec.moves}):
         pool, reserved = surroundings.pools.get(name), slots.reserved[name]
         if pool is not None and pool.free_bytes - reserved < size <= pool.free_bytes:
-            return (
-                Reason.NO_POOL_WITH_SPACE,
-                f"{format_bytes(reserved)} of the {format_bytes(pool.free_bytes)} free in {name} are reserved, "
-                f"{format_bytes(size)} are needed",
-            )
+            needed = f"{format_bytes(size)} are needed"
+            held = f"{format_bytes(reserved)} of the {format_bytes(pool.free_bytes)} free in {name} are reserved"
+            return Reason.NO_POOL_WITH_SPACE, f"{held}, {needed}"
     return None

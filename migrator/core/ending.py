@@ -115,7 +115,8 @@ def _annotation(view: View) -> AnnotatePv:
 
 def memory_entry(write: AnnotatePv) -> MoveEnd:
     """Tell what the PersistentVolume is to remember."""
-    return MoveEnd(write.time, write.from_pools, write.to_pools, write.result)
+    result = f"{end_state(write.result)}({write.result})"
+    return MoveEnd(write.time, write.from_pools, write.to_pools, result)
 
 
 def is_told(annotations: Mapping[str, str], write: AnnotatePv) -> bool:

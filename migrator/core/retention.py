@@ -1,0 +1,31 @@
+"""
+Which records of ended migrations may go.
+
+The newest of each volume never does: the cooldown, the back-off and the planner's next request_id all rest on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from common.resources.migration import VolumeMigration
+
+
+def _ended(record: VolumeMigration) -> datetime:
+    return record.status.ended_at or record.metadata.creation_timestamp or datetime.min.replace(tzinfo=UTC)
+
+
+def collectable(
+    records: Iterable[VolumeMigration], now: datetime, *, keep: int, keep_for: timedelta
+) -> tuple[VolumeMigration, ...]:
+    """List ended records beyond the newest `keep`, or older than `keep_for`, but never a volume's newest."""
+    ended = sorted((r for r in records if r.status.state.terminal), key=_ended, reverse=True)
+    newest: set[str] = set()
+    going = []
+    for index, record in enumerate(ended):
+        if record.spec.pv_name not in newest:
+            newest.add(record.spec.pv_name)
+        elif index >= keep or now - _ended(record) > keep_for:
+            going.append(record)
+    return tuple(going)
