@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,9 @@ class RawServer:
 
         self.respond = respond
 
-    def kubeconfig(self, path: Path, *, user: dict[str, Any] | None = None, **cluster: Any) -> str:
+    def kubeconfig(
+        self, path: Path, *, user: Mapping[str, Any] | None = None, cluster: Mapping[str, Any] | None = None
+    ) -> str:
         """Write a kubeconfig for it; `cluster` adds to the cluster's entry."""
         path.write_text(
             json.dumps(
@@ -60,8 +62,8 @@ class RawServer:
                     "kind": "Config",
                     "current-context": "here",
                     "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
-                    "clusters": [{"name": "here", "cluster": {"server": self.url, **cluster}}],
-                    "users": [{"name": "me", "user": user or {}}],
+                    "clusters": [{"name": "here", "cluster": {"server": self.url, **(cluster or {})}}],
+                    "users": [{"name": "me", "user": dict(user or {})}],
                 }
             )
         )
