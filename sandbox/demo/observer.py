@@ -19,8 +19,8 @@ import msgspec
 from common.clock import Clock
 from common.kube.api import PERSISTENT_VOLUMES, VOLUME_MIGRATIONS, KubeApi, KubeError, Resource
 from common.placement import Tier
-from common.resources.meta import FENCE, LAST_MIGRATION, PARKED
-from common.resources.migration import VolumeMigration
+from common.resources.meta import FENCE, LAST_MIGRATION, PARKED, ObjectMeta
+from common.resources.migration import AdmittedSettings, MigrationSpec, MigrationState
 from common.resources.volume import MayastorVolume, PersistentVolume
 from sandbox.demo.invariants import (
     Limits,
@@ -41,6 +41,22 @@ LOOK_SECONDS: Final = 0.2
 PROBE_SECONDS: Final = 0.5
 
 T = TypeVar("T")
+
+
+class RecordStatus(msgspec.Struct, frozen=True):
+    """What counts of a migration's status; its journal is not for the observer."""
+
+    state: MigrationState = MigrationState.PENDING
+    reason: str = ""
+    settings: AdmittedSettings | None = None
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A VolumeMigration, without its journal."""
+
+    metadata: ObjectMeta
+    spec: MigrationSpec
+    status: RecordStatus = RecordStatus()
 
 
 class Observer:
@@ -93,7 +109,7 @@ class Observer:
     async def _look(self) -> Snapshot:
         begun = self._clock.monotonic()
         # The order matters: see invariants.
-        migrations = await self._read(VOLUME_MIGRATIONS, VolumeMigration)
+        migrations = await self._read(VOLUME_MIGRATIONS, Record)
         pvs = await self._read(PERSISTENT_VOLUMES, PersistentVolume)
         volumes = await self._read(MAYASTOR_VOLUMES, MayastorVolume, self._namespace)
         truth = self._truth()
@@ -144,7 +160,7 @@ def seen_volume(resource: MayastorVolume, truth: State) -> SeenVolume:
     )
 
 
-def seen_migration(resource: VolumeMigration) -> SeenMigration:
+def seen_migration(resource: Record) -> SeenMigration:
     """One record."""
     spec, status = resource.spec, resource.status
     return SeenMigration(
