@@ -38,7 +38,6 @@ from migrator.core.model import (
     Noted,
     Seen,
     Wait,
-    decode_write,
     encode_write,
 )
 
@@ -52,13 +51,8 @@ class JournalLostError(Exception):
 
 
 def decode_migration(raw: msgspec.Raw | bytes) -> VolumeMigration:
-    """Read a VolumeMigration so that equal steps are equal. Raises msgspec.MsgspecError for what is none."""
-    record = _migration.decode(raw)
-    steps = tuple(
-        step if step.write is None else replace(step, write=encode_write(decode_write(step.write)))
-        for step in record.status.steps
-    )
-    return replace(record, status=replace(record.status, steps=steps))
+    """Read a VolumeMigration. Raises msgspec.MsgspecError for what is none."""
+    return _migration.decode(raw)
 
 
 class RequestChangedError(Exception):

@@ -8,7 +8,7 @@ every outside write, outcome after it. Whoever reads it after a crash needs noth
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -94,7 +94,7 @@ class Step(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     number: int = 0
     """Intents count from 1; an outcome has the number of its intent."""
     detail: str = ""
-    write: msgspec.Raw | None = None
+    write: dict[str, Any] | None = None
     """The write of an intent, as migrator.core.model encodes it."""
     outcome: str = ""
     """Of an outcome: a migrator.core.model.Outcome."""

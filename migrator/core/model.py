@@ -136,14 +136,15 @@ class AnnotatePv(msgspec.Struct, frozen=True, tag=True, rename="camel", omit_def
 Write = ProbeVolume | PatchVolume | FenceVolume | AnnotatePv
 
 
-def encode_write(write: Write) -> msgspec.Raw:
+def encode_write(write: Write) -> dict[str, Any]:
     """Write it for the journal."""
-    return msgspec.Raw(msgspec.json.encode(write))
+    encoded: dict[str, Any] = msgspec.to_builtins(write)
+    return msgspec.json.decode(msgspec.json.encode(encoded), type=dict[str, Any])
 
 
-def decode_write(raw: msgspec.Raw) -> Write:
+def decode_write(encoded: Mapping[str, Any]) -> Write:
     """Read it back. Raises msgspec.ValidationError for what this version does not know."""
-    write: Write = msgspec.json.decode(raw, type=Write)
+    write: Write = msgspec.convert(encoded, type=Write)
     return write
 
 

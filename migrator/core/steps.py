@@ -160,7 +160,7 @@ def _turn(view: View) -> View:
 
 def _full(view: View) -> bool:
     steps = view.status.steps
-    size = sum(200 + len(s.detail) + len(s.topology or "") + len(s.write or b"") for s in steps)
+    size = sum(200 + len(s.detail) + len(s.topology or "") + len(str(s.write or "")) for s in steps)
     return len(steps) > MAX_STEPS - RESERVED_STEPS or size > MAX_JOURNAL_BYTES - RESERVED_BYTES
 
 
