@@ -125,7 +125,7 @@ class HttpKubeApi:
                 async for line in lines:
                     yield event_from(line, what)
         finally:
-            answer.close()
+            _cut(answer)
 
     async def create(
         self, resource: Resource, body: Body, namespace: str | None = None, *, dry_run: bool = False
@@ -286,6 +286,18 @@ def _deadline(what: str, seconds: float | None) -> Iterator[None]:
         raise UnreachableError(f"{what}: {late}") from error
     except (aiohttp.ClientError, OSError) as error:
         raise UnreachableError(f"{what}: the connection broke: {type(error).__name__}: {error}") from error
+
+
+def _cut(answer: aiohttp.ClientResponse) -> None:
+    """
+    Break off an answer that is still coming.
+
+    A close alone would first say good-bye over TLS, in the background, where nobody waits for it.
+    """
+    transport = answer.connection.transport if answer.connection is not None else None
+    if transport is not None:
+        transport.abort()
+    answer.close()
 
 
 def _path(resource: Resource, namespace: str | None, name: str | None = None) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
 from common.kube.api import EventType, ExpiredError, KubeError, NotFoundError, Resource
-from tests.contract.clusters import DISK_POOLS, SECONDS, WIDGETS, Cluster, decoded, names, watched
+from tests.contract.clusters import DISK_POOLS, SECONDS, WIDGETS, Cluster, names, watched
 
 
 async def test_a_watch_tells_what_happened_after_a_list_in_order(cluster: Cluster) -> None:
@@ -130,17 +131,31 @@ async def test_a_watch_by_name_sees_one_object(cluster: Cluster) -> None:
 
 async def test_bookmarks_move_a_quiet_watch_on(cluster: Cluster) -> None:
     since = await cluster.now()
-    other = await cluster.api.create(
-        WIDGETS, {"metadata": {"name": f"{cluster.prefix}-x"}, "spec": {"word": "abc"}}, "default"
-    )
-    watch = cluster.api.watch(WIDGETS, cluster.namespace, resource_version=since, timeout_seconds=4)
-    ((kind, body),) = await watched(watch, 1, bookmarks=True)
-    assert kind is EventType.BOOKMARK
-    assert body["kind"] == "Widget"
+    name = f"{cluster.prefix}-x"
+    await cluster.api.create(WIDGETS, {"metadata": {"name": name}, "spec": {"word": "abc"}}, "default")
+
+    heard = asyncio.Event()
+
+    async def happen_elsewhere() -> None:
+        numbers = itertools.count()
+        while not heard.is_set():
+            annotations = {"n": str(next(numbers))}
+            await cluster.api.patch(WIDGETS, name, {"metadata": {"annotations": annotations}}, "default")
+            await asyncio.sleep(0.1)
+
+    elsewhere = asyncio.create_task(happen_elsewhere())
+    try:
+        watch = cluster.api.watch(WIDGETS, cluster.namespace, resource_version=since, timeout_seconds=4)
+        ((kind, body),) = await watched(watch, 1, bookmarks=True)
+    finally:
+        heard.set()
+        await elsewhere
+    assert (kind, body["kind"]) == (EventType.BOOKMARK, "Widget")
     assert "name" not in body["metadata"]
-    assert int(body["metadata"]["resourceVersion"]) >= int(decoded(other)["metadata"]["resourceVersion"])
+    reached = body["metadata"]["resourceVersion"]
+    assert int(reached) > int(since)
     await cluster.widget("w")
-    resumed = cluster.api.watch(WIDGETS, cluster.namespace, resource_version=body["metadata"]["resourceVersion"])
+    resumed = cluster.api.watch(WIDGETS, cluster.namespace, resource_version=reached)
     assert names(await watched(resumed, 1)) == [("ADDED", "w")]
 
 
