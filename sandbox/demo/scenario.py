@@ -121,7 +121,7 @@ POLICIES: Final[Mapping[str, Mapping[str, Any]]] = {
         "samplingWindow": "3s",
         "cooldownPeriod": "1h",
         "maxConcurrentMigrations": 4,
-        "migrationTimeout": "1m",
+        "migrationTimeout": "5m",
     }
 }
 
