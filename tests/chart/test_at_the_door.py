@@ -1,12 +1,8 @@
 """A real API server takes every object of the chart, and takes or refuses policies as their documentation says."""
 
-import json
-import ssl
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import msgspec
 import pytest
 import pytest_asyncio
@@ -14,38 +10,10 @@ import pytest_asyncio
 from common.resources.policy import PolicySpec, StoragePolicy, policy_from
 from sandbox.real.control_plane import ControlPlane
 from tests.chart.chart import CRDS, NAMESPACE, Object, render
+from tests.chart.cluster import Cluster, connect, namespace
 from tests.real import require_real
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-PLACES = {
-    "Deployment": "apis/apps/v1",
-    "Service": "api/v1",
-    "ServiceAccount": "api/v1",
-    "NetworkPolicy": "apis/networking.k8s.io/v1",
-    "Role": "apis/rbac.authorization.k8s.io/v1",
-    "RoleBinding": "apis/rbac.authorization.k8s.io/v1",
-    "ClusterRole": "apis/rbac.authorization.k8s.io/v1",
-    "ClusterRoleBinding": "apis/rbac.authorization.k8s.io/v1",
-    "CustomResourceDefinition": "apis/apiextensions.k8s.io/v1",
-    "StoragePolicy": "apis/storage.billyronks.io/v1",
-    "Namespace": "api/v1",
-}
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A connection to a real API server."""
-
-    session: aiohttp.ClientSession
-
-    async def create(self, item: Object, *, dry_run: bool = True) -> tuple[int, Any]:
-        """Send an object; unknown fields are refused, not dropped."""
-        kind, namespace = item["kind"], item["metadata"].get("namespace")
-        plural = {"NetworkPolicy": "networkpolicies", "StoragePolicy": "storagepolicies"}.get(kind, f"{kind.lower()}s")
-        scope = f"/namespaces/{namespace}" if namespace else ""
-        params = {"fieldValidation": "Strict"} | ({"dryRun": "All"} if dry_run else {})
-        async with self.session.post(f"/{PLACES[kind]}{scope}/{plural}", json=item, params=params) as answer:
-            return answer.status, await answer.json()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -54,19 +22,8 @@ async def cluster() -> AsyncIterator[Cluster]:
     require_real("kube-apiserver", "etcd")
     async with ControlPlane() as control_plane:
         await control_plane.install_crds([CRDS])
-        config = json.loads(control_plane.kubeconfig.read_text())
-        trust = ssl.create_default_context(cafile=config["clusters"][0]["cluster"]["certificate-authority"])
-        async with aiohttp.ClientSession(
-            base_url=config["clusters"][0]["cluster"]["server"],
-            headers={"Authorization": f"Bearer {config['users'][0]['user']['token']}"},
-            connector=aiohttp.TCPConnector(ssl=trust),
-            timeout=aiohttp.ClientTimeout(total=20),
-        ) as session:
-            made = Cluster(session)
-            for name in (NAMESPACE, "mayastor"):
-                namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-                status, answer = await made.create(namespace, dry_run=False)
-                assert status == 201, answer
+        async with connect(control_plane.kubeconfig) as made:
+            await made.make(namespace(NAMESPACE), namespace("mayastor"))
             yield made
 
 
