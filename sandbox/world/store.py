@@ -35,8 +35,9 @@ from sandbox.world.bodies import (
     plain,
     plain_object,
 )
+from sandbox.world.built_in import BUILT_IN
 from sandbox.world.history import Change, History, Stored, encode, stored_at
-from sandbox.world.kinds import BUILT_IN, CRDS, NAMESPACES, Kind, Version, by_priority, kind_of
+from sandbox.world.kinds import CRDS, NAMESPACES, Kind, Version, by_priority, kind_of
 from sandbox.world.listing import Listing, parse_token, selection, token
 from sandbox.world.merge import merge
 from sandbox.world.status import (
