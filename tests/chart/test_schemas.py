@@ -69,6 +69,9 @@ def differences(kind: inspect.Type, schema: dict[str, Any], path: str) -> Iterat
             yield f"{path}: the schema lacks format date-time"
         case inspect.VarTupleType():
             yield from differences(kind.item_type, schema["items"], f"{path}[]")
+        case inspect.DictType() if isinstance(kind.value_type, inspect.AnyType):
+            if not schema.get("x-kubernetes-preserve-unknown-fields"):
+                yield f"{path}: the code keeps anything here, the schema would prune it"
         case inspect.DictType():
             yield from differences(kind.value_type, schema["additionalProperties"], f"{path}[*]")
         case inspect.StructType():
