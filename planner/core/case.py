@@ -121,6 +121,9 @@ def view_of(world: World, policy: Policy, now: datetime) -> View:
     records: dict[str, list[MigrationRecord]] = {}
     for record in world.migrations:
         records.setdefault(record.pv_name, []).append(record)
+    for several in records.values():
+        if len(several) > 1:
+            several.sort(key=lambda record: record.name)
     window = format_duration(policy.window)
     return View(
         world=world,
