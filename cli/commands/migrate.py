@@ -121,7 +121,7 @@ def _start(session: Session, request: migrator_pb2.StartMigrationRequest) -> mig
 def _follow(session: Session, migration: migrator_pb2.Migration) -> migrator_pb2.Migration:
     """Tell of each state until the last. Raises CommandError if its record goes away before."""
     wanted = migrator_pb2.MigrationFilter(volume=migration.volume)
-    told = _state(migration)
+    told = {_state(migration)}
     seen = migration.state in TERMINAL
     if seen:
         return migration
@@ -136,9 +136,9 @@ def _follow(session: Session, migration: migrator_pb2.Migration) -> migrator_pb2
                     raise CommandError(f"{migration.name}: its record was deleted while it was followed")
                 case migrator_pb2.Migration() if event.name == migration.name:
                     seen = True
-                    if _state(event) != told:
-                        told = _state(event)
-                        _tell(session, f"state     {told}")
+                    if _state(event) not in told:  # what it waits for comes and goes; once is enough
+                        told.add(_state(event))
+                        _tell(session, f"state     {_state(event)}")
                     if event.state in TERMINAL:
                         _tell_end(session, event)
                         return event
