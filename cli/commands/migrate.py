@@ -8,6 +8,7 @@ person whose connection broke can send the very same request again instead of a 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import grpc
@@ -120,31 +121,54 @@ def _start(session: Session, request: migrator_pb2.StartMigrationRequest) -> mig
 
 def _follow(session: Session, migration: migrator_pb2.Migration) -> migrator_pb2.Migration:
     """Tell of each state until the last. Raises CommandError if its record goes away before."""
-    wanted = migrator_pb2.MigrationFilter(volume=migration.volume)
-    told = {_state(migration)}
-    seen = migration.state in TERMINAL
-    if seen:
-        return migration
+    if session.json or not session.screen.is_terminal:
+        return _until_ended(session, migration, lambda _: None)
     with Live(console=session.screen, auto_refresh=False, transient=True) as live:
-        for event in watch(session, wanted, answered=True):
-            match event:
-                case News.BEGINNING:
-                    seen = False
-                case News.SYNCED if not seen:
-                    raise CommandError(f"{migration.name}: its record is gone, so its end is not known")
-                case Gone(name) if name == migration.name:
-                    raise CommandError(f"{migration.name}: its record was deleted while it was followed")
-                case migrator_pb2.Migration() if event.name == migration.name:
-                    seen = True
-                    if _state(event) not in told:  # what it waits for comes and goes; once is enough
-                        told.add(_state(event))
-                        _tell(session, f"state     {_state(event)}")
-                    if event.state in TERMINAL:
-                        _tell_end(session, event)
-                        return event
-                    if session.screen.is_terminal and not session.json:
-                        live.update(_going(event, session), refresh=True)
+        return _until_ended(session, migration, lambda one: live.update(_going(one, session), refresh=True))
+
+
+def _until_ended(
+    session: Session, migration: migrator_pb2.Migration, show: Callable[[migrator_pb2.Migration], None]
+) -> migrator_pb2.Migration:
+    told = {_state(migration)}
+    for now in _states(session, migration):
+        if _state(now) not in told:  # what it waits for comes and goes; once is enough
+            told.add(_state(now))
+            _tell(session, f"state     {_state(now)}")
+        if now.state in TERMINAL:
+            _tell_end(session, now)
+            return now
+        show(now)
     raise CommandError(f"{migration.name}: the watch ended before the migration did")
+
+
+def _states(session: Session, migration: migrator_pb2.Migration) -> Iterator[migrator_pb2.Migration]:
+    """Yield the migration as it changes. Raises CommandError when its record is gone."""
+    yield migration
+    seen = False
+    for event in watch(session, migrator_pb2.MigrationFilter(volume=migration.volume), answered=True):
+        match event:
+            case News.BEGINNING:
+                seen = False
+            case News.SYNCED if not seen:
+                yield _read(session, migration.name)  # the watch may lag behind the record
+            case Gone(name) if name == migration.name:
+                raise CommandError(f"{name}: its record was deleted while it was followed")
+            case migrator_pb2.Migration() if event.name == migration.name:
+                seen = True
+                yield event
+
+
+def _read(session: Session, name: str) -> migrator_pb2.Migration:
+    with session.connect(MIGRATOR) as channel:
+        stub = migrator_pb2_grpc.MigratorServiceStub(channel)
+        try:
+            request = migrator_pb2.GetMigrationRequest(name=name)
+            return stub.GetMigration(request, timeout=session.deadline_seconds).migration
+        except grpc.RpcError as error:
+            if status_of(error) is not grpc.StatusCode.NOT_FOUND:
+                raise
+            raise CommandError(f"{name}: its record is gone, so its end is not known") from error
 
 
 def _tell(session: Session, line: str) -> None:

@@ -161,15 +161,35 @@ def test_following_survives_a_restart_of_the_migrator(desk: Desk) -> None:
     assert 0 < desk.pauses[0] <= 1
 
 
-@pytest.mark.parametrize("events", [[SYNCED], [news(a_migration()), SYNCED, removed("vmig-3f2a")]])
-def test_a_record_that_goes_away_is_no_success(desk: Desk, events: list[migrator_pb2.WatchMigrationsResponse]) -> None:
+def test_a_record_that_is_deleted_meanwhile_is_no_success(desk: Desk) -> None:
     done = desk.type("migrate", "pvc-abc123", "--to", "hot", "--follow")
     started(desk, a_migration(state=PENDING))
     _, call = desk.take_stream("migrator", "WatchMigrations")
-    for event in events:
+    for event in (news(a_migration()), SYNCED, removed("vmig-3f2a")):
         call.send_response(event)
     assert done.result() == 1
-    assert "vmig-3f2a: its record" in desk.complaints
+    assert "vmig-3f2a: its record was deleted" in desk.complaints
+
+
+def test_a_record_that_is_gone_after_a_restart_is_no_success(desk: Desk) -> None:
+    done = desk.type("migrate", "pvc-abc123", "--to", "hot", "--follow")
+    started(desk, a_migration(state=PENDING))
+    _, call = desk.take_stream("migrator", "WatchMigrations")
+    call.send_response(SYNCED)
+    desk.refuse("migrator", "GetMigration", grpc.StatusCode.NOT_FOUND, "no such migration")
+    assert done.result() == 1
+    assert "vmig-3f2a: its record is gone" in desk.complaints
+
+
+def test_a_watch_that_lags_behind_the_new_record_is_waited_for(desk: Desk) -> None:
+    done = desk.type("migrate", "pvc-abc123", "--to", "hot", "--follow")
+    started(desk, a_migration(state=PENDING))
+    _, call = desk.take_stream("migrator", "WatchMigrations")
+    call.send_response(SYNCED)
+    answer = migrator_pb2.GetMigrationResponse(migration=a_migration(state=PENDING))
+    assert desk.answer("migrator", "GetMigration", answer).name == "vmig-3f2a"
+    call.send_response(news(an_ended()))
+    assert done.result() == 0
 
 
 def test_follow_with_json_prints_one_document_the_end(desk: Desk) -> None:
