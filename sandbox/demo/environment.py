@@ -180,14 +180,17 @@ class Environment:
 
     async def _install(self) -> None:
         scenario = self.scenario
-        stalled = frozenset(volume.name for volume in scenario.volumes if volume.stalled)
+        faults = Faults(
+            failing_rebuilds=frozenset(volume.name for volume in scenario.volumes if volume.failing),
+            stalled_rebuilds=frozenset(volume.name for volume in scenario.volumes if volume.stalled),
+        )
         self.driver = Driver(
             self.api,
             clock=self.clock,
             rng=self._rng,
             settings=Settings(
                 rebuild_bytes_per_second=scenario.rebuild_gib_per_second * GIB,
-                faults=Faults(stalled_rebuilds=stalled, at_progress=0.3),
+                faults=faults,
             ),
             driver_settings=DriverSettings(tick_seconds=self.setup.tick_seconds),
             warn=self._say,

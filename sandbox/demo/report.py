@@ -19,26 +19,26 @@ from rich.text import Text
 from common.durations import parse_duration
 from sandbox.demo.board import Board, state_of
 from sandbox.demo.environment import Environment
-from sandbox.demo.scenario import DemoVolume, Moves
+from sandbox.demo.scenario import DemoVolume, Moves, RollsBack, Stays
 from sandbox.demo.services import FULL_NAMES, Name
 from sandbox.demo.story import Outcome
 from sandbox.demo.verdict import tier_word
 from sandbox.demo.view import heat_text
 from sandbox.real.tools import find_tool
 
-SHORT: Final = {
-    migrator.MIGRATION_STATE_PENDING: "pending",
-    migrator.MIGRATION_STATE_ANALYZING: "analyzing",
-    migrator.MIGRATION_STATE_SCALING_UP: "up",
-    migrator.MIGRATION_STATE_WAITING_SYNC: "sync",
-    migrator.MIGRATION_STATE_SCALING_DOWN: "down",
-}
+PHASES: Final = (
+    migrator.MIGRATION_STATE_ANALYZING,
+    migrator.MIGRATION_STATE_SCALING_UP,
+    migrator.MIGRATION_STATE_WAITING_SYNC,
+    migrator.MIGRATION_STATE_SCALING_DOWN,
+)
+PHASES_TITLE: Final = "analyze up sync down (s)"
 
 
 def volumes_table(environment: Environment, board: Board, outcome: Outcome) -> Table:
     """Every volume: its heat, where it was and is, what was decided and why, and how long each phase took."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="every volume", title_justify="left")
-    for column in ("volume", "heat (IOPS)", "before", "after", "decision", "phases"):
+    for column in ("volume", "heat (IOPS)", "before", "after", "decision", PHASES_TITLE):
         table.add_column(column, justify="right" if column == "heat (IOPS)" else "left", overflow="fold")
     by_volume = {migration.volume: migration for migration in outcome.migrations}
     for volume in environment.scenario.volumes:
@@ -61,25 +61,25 @@ def _place(environment: Environment, pools: list[str]) -> str:
 
 
 def _decision(board: Board, outcome: Outcome, volume: DemoVolume, migration: migrator.Migration | None) -> Text:
+    told = outcome.decisions.get(volume.name)
     if migration is not None:
         wish = board.wishes.get(volume.name)
-        why = wish.detail if wish else volume.expected.why
-        style = "green" if isinstance(volume.expected, Moves) else "red"
-        return Text.assemble((f"{state_of(migration)} {migration.reason}".strip(), style), f": {why}")
-    told = outcome.decisions.get(volume.name)
+        good = isinstance(volume.expected, Moves | RollsBack)
+        ended = f"{state_of(migration)} ({migration.reason})" if migration.reason else str(state_of(migration))
+        text = Text.assemble((ended, "green" if good else "red"), f": {wish.detail if wish else volume.expected.why}")
+        if isinstance(volume.expected, RollsBack) and told is not None:
+            text.append(f"; then {told.reason}: {told.detail}")
+        return text
     if told is None:
         return Text("nothing was said", style="red")
-    style = "red" if isinstance(volume.expected, Moves) or told.reason != volume.expected.reason else "yellow"
-    return Text.assemble((told.reason, style), f": {told.detail}")
+    good = isinstance(volume.expected, Stays) and told.reason == volume.expected.reason
+    return Text.assemble((told.reason, "yellow" if good else "red"), f": {told.detail}")
 
 
 def phases(migration: migrator.Migration) -> str:
-    """Seconds in each state."""
-    return " ".join(
-        f"{SHORT.get(phase.state, '?')} {phase.duration.ToTimedelta().total_seconds():.1f}"
-        for phase in migration.phases
-        if phase.state in SHORT
-    )
+    """Seconds in each state that every move goes through."""
+    spent = {phase.state: phase.duration.ToTimedelta().total_seconds() for phase in migration.phases}
+    return " ".join(f"{spent[state]:.1f}" if state in spent else "–" for state in PHASES)
 
 
 def commands(environment: Environment) -> Iterator[str]:

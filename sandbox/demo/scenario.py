@@ -46,6 +46,17 @@ class Moves:
 
 
 @dataclass(frozen=True, slots=True)
+class RollsBack:
+    """A volume whose move is to fail, to leave nothing behind, and not to be tried again at once."""
+
+    end: Reason
+    """Why the migration is aborted."""
+    reason: Reason
+    """Why the volume stays after that."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class DemoVolume:
     """One volume of the demo: what it is, what happens to it, and what is to become of it."""
 
@@ -53,7 +64,7 @@ class DemoVolume:
     pools: tuple[str, ...]
     size_gib: int
     iops: float
-    expected: Stays | Moves
+    expected: Stays | Moves | RollsBack
     later: tuple[float, float] | None = None
     """(seconds into the story, I/O operations a second from then on)."""
     measured: Measured = Measured.GAUGE
@@ -66,6 +77,8 @@ class DemoVolume:
     storage_class: str = CLASS
     stalled: bool = False
     """Its last replica is not complete, and its rebuild does not go on."""
+    failing: bool = False
+    """Every rebuild of it fails half-way."""
 
     @property
     def handle(self) -> str:
@@ -153,6 +166,14 @@ VOLUMES: Final = (
         "pvc-flashsale", ("pool-sata-3",), 30, 60,
         hot("pool-nvme-1", "pool-nvme-2", why="it wakes: asleep at first and rightly on SATA, then 8,600 IOPS"),
         later=(4.0, 8600),
+    ),
+    DemoVolume(
+        "pvc-invoices", ("pool-sata-1",), 30, 6900,
+        RollsBack(
+            Reason.REBUILD_FAILED, Reason.BACKING_OFF,
+            "hot on SATA, but its copy fails half-way: all is put back, and it is not tried again at once",
+        ),
+        failing=True,
     ),
     # Cold, and on fast disks.
     DemoVolume(

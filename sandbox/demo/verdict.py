@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from common.placement import Tier
 from common.reasons import Reason
 from common.resources.migration import MigrationState
-from sandbox.demo.scenario import Moves, Scenario, Stays
+from sandbox.demo.scenario import Moves, RollsBack, Scenario, Stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,9 @@ def judge(scenario: Scenario, migrated: Iterable[Migrated], decided: Mapping[str
             case Stays() as expected:
                 faults = [f"migrated ({m.name}, {m.state} {m.reason}), and should stay" for m in mine]
                 waits = list(_wrong_reason(expected, decided, volume.name))
+            case RollsBack() as expected:
+                faults = list(_wrong_ends(expected, mine))
+                waits = list(_not_rolled_back(expected, mine, decided, volume.name))
         wrong += (f"{volume.name}: {text}" for text in faults)
         pending += (f"{volume.name}: {text}" for text in waits)
     return Verdict(len(scenario.expected_moves), completed, tuple(pending), tuple(wrong))
@@ -98,7 +101,25 @@ def _missing(expected: Moves, mine: list[Migrated], decided: Mapping[str, Decide
         yield f"moved, and then {_told(decided, name)}; it should be content in {expected.to}"
 
 
-def _wrong_reason(expected: Stays, decided: Mapping[str, Decided], name: str) -> Iterator[str]:
+def _wrong_ends(expected: RollsBack, mine: list[Migrated]) -> Iterator[str]:
+    if len(mine) > 1:
+        yield f"{len(mine)} migrations, and should be tried once"
+    for migration in mine:
+        if migration.state.terminal and (migration.state, migration.reason) != (MigrationState.ABORTED, expected.end):
+            yield f"ended {migration.state} ({migration.reason}), and should be Aborted ({expected.end})"
+
+
+def _not_rolled_back(
+    expected: RollsBack, mine: list[Migrated], decided: Mapping[str, Decided], name: str
+) -> Iterator[str]:
+    if any(migration.state.terminal for migration in mine):
+        yield from _wrong_reason(expected, decided, name)
+    else:
+        so_far = f"is {mine[0].state}" if mine else f"has not begun to move ({_told(decided, name)})"
+        yield f"{so_far}, and should be put back ({expected.end}): {expected.why}"
+
+
+def _wrong_reason(expected: Stays | RollsBack, decided: Mapping[str, Decided], name: str) -> Iterator[str]:
     told = decided.get(name)
     if told is not None and (not told.stays or told.reason != expected.reason):
         yield f"{_told(decided, name)}, and should stay for {expected.reason}: {expected.why}"

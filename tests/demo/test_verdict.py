@@ -8,18 +8,23 @@ import pytest
 from common.placement import Tier
 from common.reasons import Reason
 from common.resources.migration import MigrationState
-from sandbox.demo.scenario import DEMO, HIGH, LOW, Moves, Scenario, Stays, sim_volume, workload
+from sandbox.demo.scenario import DEMO, HIGH, LOW, Moves, RollsBack, Stays, sim_volume, workload
 from sandbox.demo.verdict import Decided, Migrated, Verdict, judge
 from sandbox.world.mayastor import Copy
 from sandbox.world.workloads import Measured
 
+ROLLED_BACK = Migrated("m-back", "pvc-invoices", MigrationState.ABORTED, Reason.REBUILD_FAILED, frozenset(["p"]))
 MOVED = [
-    Migrated(f"m-{name}", name, MigrationState.COMPLETED, Reason.MOVED, frozenset([min(expected.pools)]))
-    for name, expected in DEMO.expected_moves.items()
+    *(
+        Migrated(f"m-{name}", name, MigrationState.COMPLETED, Reason.MOVED, frozenset([min(expected.pools)]))
+        for name, expected in DEMO.expected_moves.items()
+    ),
+    ROLLED_BACK,
 ]
+MOVES = len(DEMO.expected_moves)
 CONTENT = {
     volume.name: Decided(stays=True, reason=volume.expected.reason)
-    if isinstance(volume.expected, Stays)
+    if not isinstance(volume.expected, Moves)
     else Decided(stays=True, reason=Reason.ALREADY_IN_TIER, tier=volume.expected.to)
     for volume in DEMO.volumes
 }
@@ -31,12 +36,12 @@ def differing(migrated: list[Migrated], decided: dict[str, Decided]) -> Verdict:
 
 def test_exactly_what_was_expected_is_no_difference() -> None:
     verdict = differing(MOVED, CONTENT)
-    assert (verdict.expected, verdict.completed, verdict.differences) == (len(MOVED), len(MOVED), ())
+    assert (verdict.expected, verdict.completed, verdict.differences) == (MOVES, MOVES, ())
 
 
 def test_a_move_that_was_not_made_is_a_difference_that_time_may_mend() -> None:
     verdict = differing(MOVED[1:], CONTENT)
-    assert verdict.completed == len(MOVED) - 1
+    assert verdict.completed == MOVES - 1
     assert len(verdict.pending) == 1
     assert verdict.pending[0].startswith(MOVED[0].volume)
     assert verdict.wrong == ()
@@ -44,7 +49,7 @@ def test_a_move_that_was_not_made_is_a_difference_that_time_may_mend() -> None:
 
 def test_a_move_under_way_is_not_made_yet() -> None:
     under_way = replace(MOVED[0], state=MigrationState.WAITING_SYNC, reason="")
-    assert differing([under_way, *MOVED[1:]], CONTENT).completed == len(MOVED) - 1
+    assert differing([under_way, *MOVED[1:]], CONTENT).completed == MOVES - 1
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,7 @@ def test_a_move_too_many_is_wrong(extra: Migrated) -> None:
 )
 def test_a_move_that_ended_otherwise_is_wrong_and_not_counted(instead: dict[str, object]) -> None:
     verdict = differing([replace(MOVED[0], **instead), *MOVED[1:]], CONTENT)  # type: ignore[arg-type]
-    assert verdict.completed == len(MOVED) - 1
+    assert verdict.completed == MOVES - 1
     assert len(verdict.wrong) == 1
 
 
@@ -84,8 +89,11 @@ def test_a_volume_that_would_go_on_moving_is_a_difference() -> None:
     assert len(differing(MOVED, told).differences) == 1
 
 
-def volumes_expecting(kind: type[Moves] | type[Stays], scenario: Scenario = DEMO) -> list[str]:
-    return [volume.name for volume in scenario.volumes if isinstance(volume.expected, kind)]
+def test_a_move_that_should_be_put_back_and_is_made_is_wrong() -> None:
+    made = replace(ROLLED_BACK, state=MigrationState.COMPLETED, reason=Reason.MOVED)
+    assert len(differing([*MOVED[:-1], made], CONTENT).wrong) == 1
+    assert len(differing([*MOVED, replace(ROLLED_BACK, name="again")], CONTENT).wrong) == 1
+    assert len(differing(MOVED[:-1], CONTENT).pending) == 1
 
 
 def test_the_scenario_has_the_moves_and_the_situations_that_a_demo_should_show() -> None:
@@ -145,5 +153,7 @@ def test_what_is_expected_to_stay_put_by_heat_has_such_heat() -> None:
         swing = [workload(volume).iops(t / 10) for t in range(600)]
         if volume.expected == Stays(Reason.BETWEEN_WATERMARKS, volume.expected.why):
             assert LOW <= min(swing) <= max(swing) <= HIGH, volume.name
+        elif isinstance(volume.expected, RollsBack):
+            assert min(swing) > HIGH, volume.name
         elif volume.measured is not Measured.NOTHING and volume.later is None:
             assert max(swing) < LOW or min(swing) > HIGH, f"{volume.name} would waver"
