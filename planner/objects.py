@@ -8,12 +8,12 @@ is no time still holds its volume, a migration in a state that this version does
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import msgspec
 
 from common.placement import Move
 from common.quantities import parse_bytes
+from common.resources.memory import read_memory
 from common.resources.meta import LAST_MIGRATION, MOVE_MEMORY, PARKED, PIN, ObjectMeta, Time
 from common.resources.migration import MigrationState, MoveSpec, PolicyRef
 from common.resources.policy import InvalidPolicyError, Policy, PolicyDocument, policy_from
@@ -99,7 +99,7 @@ def volume_from(resource: PersistentVolume) -> Volume:
         unreadable_last_migration=unreadable,
         pin="" if pin is None or pin.strip().lower() in {"", "false"} else pin,
         parked="" if parked is None else parked or "without a word",
-        memory=_memory(meta.annotation(MOVE_MEMORY)),
+        memory=tuple(PastMove(end.time, end.result) for end in read_memory(meta.annotation(MOVE_MEMORY))),
         being_deleted=meta.deletion_timestamp is not None,
     )
 
@@ -149,16 +149,3 @@ def _size(capacity: dict[str, str] | None) -> int | None:
         return parse_bytes((capacity or {}).get("storage", "")) or None
     except ValueError:
         return None
-
-
-def _memory(text: str | None) -> tuple[PastMove, ...]:
-    """Read the ends that are remembered; what is no entry is left out, since records tell the same while they last."""
-    if text is None:
-        return ()
-    try:
-        entries: Any = msgspec.json.decode(text)
-    except msgspec.MsgspecError:
-        return ()
-    listed = entries if isinstance(entries, list) else []
-    timed = ((_time(entry.get("time")), entry) for entry in listed if isinstance(entry, dict))
-    return tuple(PastMove(moment, str(entry.get("result", ""))) for moment, entry in timed if moment is not None)
