@@ -273,6 +273,8 @@ def _without_retried(status: MigrationStatus, history: History, decision: Do) ->
         return status, history.next_number, 0
     if last.fate is Fate.UNSURE and not isinstance(last.write, (FenceVolume, AnnotatePv)):
         return status, history.next_number, 0
+    if last.tries == 1 and last.outcome is not None:
+        return status, history.next_number, last.tries  # the first failure stays on record, with all that followed
     since = [intent for intent in history.intents if intent.number > last.number]
     if any(not isinstance(intent.write, FenceVolume) for intent in since):
         return status, history.next_number, 0

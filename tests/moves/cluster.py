@@ -4,6 +4,7 @@ A small storage cluster in memory, and a clock that lets it work whenever somebo
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import yaml
 
 from common.kube.api import (
     PERSISTENT_VOLUMES,
@@ -40,17 +42,25 @@ from migrator.journal import Journal, JournalLostError, admitted, decode_migrati
 from migrator.records import record_body, record_name
 from sandbox.world.direct import DirectKubeApi
 from sandbox.world.driver import DISK_POOLS, MAYASTOR_VOLUMES, Driver, DriverSettings
+from sandbox.world.kinds import CRDS
 from sandbox.world.mayastor import Copy, Settings, SimPool, SimReplica, SimVolume
 from sandbox.world.store import Store
 
 ROOT = Path(__file__).parents[2]
-CRDS = (ROOT / "helm/couchestor/crds", ROOT / "sandbox/crds")
+CRD_FOLDERS = (ROOT / "helm/couchestor/crds", ROOT / "sandbox/crds")
 START = datetime(2026, 2, 2, 10, 30, tzinfo=UTC)
 GIB = 2**30
 VOLUME = "pvc-abc123"
 SOURCE, TARGET = "pool-sata-1", "pool-nvme-1"
 TICK = 0.2
 NAMESPACE = "mayastor"
+
+
+@functools.cache
+def definitions() -> tuple[Mapping[str, Any], ...]:
+    """Read the definitions once: YAML is slow, and many clusters are made."""
+    files = [file for folder in CRD_FOLDERS for file in sorted(folder.glob("*.yaml"))]
+    return tuple(document for file in files for document in yaml.safe_load_all(file.read_text()))
 
 
 class Crash(BaseException):
@@ -144,7 +154,9 @@ class Held:
 
 
 def a_pool(name: str, node: str, tier: str, *, capacity: int = 500 * GIB, reserved: int = 0) -> SimPool:
-    return SimPool(name=name, node=node, capacity_bytes=capacity, labels={"tier": tier}, reserved_bytes=reserved)
+    return SimPool(
+        name=name, node=node, capacity_bytes=capacity, labels={"tier": tier, "site": "a"}, reserved_bytes=reserved
+    )
 
 
 def a_volume(
@@ -180,7 +192,9 @@ class Cluster:
 
     def __init__(self, *, settings: Settings = FAST, uuids: bool = True, seed: int = 1) -> None:
         self.clock = WorkingClock()
-        self.store = Store(now=self.clock.now, rng=random.Random(seed), crds=CRDS)
+        self.store = Store(now=self.clock.now, rng=random.Random(seed))
+        for definition in definitions():
+            self.store.create(CRDS, definition)
         self.world = DirectKubeApi(self.store)
         self.driver = Driver(
             self.world,

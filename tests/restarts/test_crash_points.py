@@ -1,0 +1,71 @@
+"""
+A crash before and after every single write of every course: whoever comes next finds its way, and ends it once, clean.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.moves.cluster import Crash, Sent, WatchedApi
+from tests.restarts.scenarios import SCENARIOS, Scenario
+
+
+def by_title(scenario: Scenario) -> str:
+    return scenario.title
+
+
+def crashing(cluster_api: WatchedApi, at: int, *, after: bool) -> WatchedApi:
+    """Let the process die before, or just after, its write of that number."""
+
+    def die(index: int, _sent: Sent) -> None:
+        if index == at:
+            raise Crash
+
+    if after:
+        cluster_api.after = die
+    else:
+        cluster_api.before = die
+    return cluster_api
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=by_title)
+async def test_the_course_ends_as_it_should_without_a_crash(scenario: Scenario):
+    cluster, name = await scenario.begin()
+    await cluster.migrate(name)
+    await scenario.check(cluster, name)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=by_title)
+async def test_a_crash_at_any_write_is_made_good(scenario: Scenario, after: bool):
+    cluster, name = await scenario.begin()
+    await cluster.migrate(name)
+    writes = len(cluster.sent)
+    assert writes > 8
+    for at in range(writes):
+        cluster, name = await scenario.begin()
+        with pytest.raises(Crash):
+            await cluster.migrate(name, crashing(cluster.api(), at, after=after))
+        downtime = 3.0 * (at % 2)
+        await cluster.clock.sleep(downtime)
+        await cluster.migrate(name)
+        await scenario.check(cluster, name, late=downtime > 0)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("scenario", [SCENARIOS[0], SCENARIOS[2]], ids=by_title)
+async def test_a_second_crash_in_the_recovery_is_made_good_too(scenario: Scenario, after: bool):
+    cluster, name = await scenario.begin()
+    await cluster.migrate(name)
+    writes = len(cluster.sent)
+    for first in range(0, writes, 2):
+        for second in range(1, 8):
+            cluster, name = await scenario.begin()
+            with pytest.raises(Crash):
+                await cluster.migrate(name, crashing(cluster.api(), first, after=after))
+            try:
+                at = len(cluster.sent) - 1 + second
+                await cluster.migrate(name, crashing(cluster.api(), at, after=not after))
+            except Crash:
+                await cluster.migrate(name)
+            await scenario.check(cluster, name)
