@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -47,12 +48,14 @@ async def demo(cluster: ClusterKind, *, keep: bool, patience_seconds: float, con
             stack.callback(following.cancel)
             outcome = await play(environment, board, patience_seconds=patience_seconds)
             view.end()
-            tell(console, environment, board, outcome)
+            tell(console, environment, board, outcome, keep=keep)
             if keep:
                 console.print("everything stays up until Ctrl-C (or SIGTERM)\n")
             console.print(summary(outcome, clock.monotonic() - begun), soft_wrap=True, highlight=False)
             if keep:
                 await _until_interrupted()
+        if outcome.good:
+            shutil.rmtree(environment.directory, ignore_errors=True)
     return 0 if outcome.good else 1
 
 

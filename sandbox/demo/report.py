@@ -122,11 +122,16 @@ def addresses(environment: Environment) -> Iterator[str]:
     yield f"logs: {environment.directory}"
 
 
-def tell(console: Console, environment: Environment, board: Board, outcome: Outcome) -> None:
+def tell(console: Console, environment: Environment, board: Board, outcome: Outcome, *, keep: bool) -> None:
     """Say everything but the last line."""
     console.print(volumes_table(environment, board, outcome))
-    _section(console, "to try (with KEEP=1 everything stays up)", commands(environment))
-    _section(console, "where things are", addresses(environment))
+    _section(
+        console, "to try" if keep else "to try, after `make demo KEEP=1` (with other ports)", commands(environment)
+    )
+    if keep:
+        _section(console, "where things are", addresses(environment))
+    elif not outcome.good:
+        _section(console, "logs", [str(environment.directory)])
     if outcome.verdict.differences:
         _section(console, "not as expected", outcome.verdict.differences)
     if outcome.violations:

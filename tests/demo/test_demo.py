@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -60,6 +61,10 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
 def alive(pids: list[int]) -> list[int]:
     return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
@@ -88,12 +93,86 @@ async def test_settings_of_the_users_shell_do_not_reach_the_services() -> None:
     assert process.returncode == 0, out
 
 
+async def lines_until(process: asyncio.subprocess.Process, text: str, seconds: float = DEADLINE_SECONDS) -> list[str]:
+    """Read lines of its output up to the first with that text."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    async with asyncio.timeout(seconds):
+        while not lines or text not in lines[-1]:
+            line = await process.stdout.readline()
+            assert line, "".join(lines)
+            lines.append(line.decode())
+    return lines
+
+
+async def answer_to(command: str, *, wait_seconds: float = 20.0) -> tuple[int, str]:
+    """Run a command line. One that goes on for ever is stopped after a moment; what it said by then counts."""
+    argv = shlex.split(command)
+    endless = argv[-1].endswith("/WatchMigrations")
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    if endless:
+        assert process.stdout is not None
+        async with asyncio.timeout(wait_seconds):
+            said = await process.stdout.readuntil(b'"synced": true')
+        process.kill()
+        await process.communicate()
+        return 0, said.decode()
+    async with asyncio.timeout(wait_seconds):
+        out, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode()
+
+
+async def test_every_command_that_the_kept_demo_prints_works_as_printed() -> None:
+    require_real("grpcurl")
+    async with a_demo("--keep") as process:
+        lines = await lines_until(process, "demo: expected=")
+        first = lines.index("to try\n") + 1
+        commands = [line.strip() for line in lines[first : lines.index("\n", first)]]
+        answers = {command: await answer_to(command) for command in commands}
+        assert {command: answer for command, answer in answers.items() if answer[0] != 0} == {}
+        process.send_signal(signal.SIGTERM)
+        await output_of(process)
+        assert process.returncode == 0
+
+    def said(text: str) -> str:
+        return next(answer for command, (_, answer) in answers.items() if text in command)
+
+    assert len([command for command in commands if command.endswith(" list")]) == 3
+    assert '"quality": "HEAT_QUALITY_OK"' in said("GetHeatScore")
+    assert '"volume": "pvc-datalake"' in said("PreviewPlan")
+    assert '"volume": "pvc-mail"' in said("StartMigration")
+    assert '"MIGRATION_STATE_COMPLETED"' in said("WatchMigrations")
+    assert "pvc-datalake" in said("couchestor top")
+    assert "NoPoolWithSpace" in said("couchestor explain")
+    assert "pvc-orders" in said("couchestor migrations")
+
+
+async def test_a_service_that_dies_ends_the_demo_with_the_end_of_its_log() -> None:
+    async with a_demo() as process:
+        before = await lines_until(process, "ScalingUp")
+        (scorer,) = [pid for pid in children_of(process.pid) if "scorer" in command_of(pid)]
+        os.kill(scorer, signal.SIGKILL)
+        out = "".join(before) + await output_of(process)
+    assert process.returncode == 1
+    assert "demo: scorer ended by itself; its log" in out
+    assert '"service":"scorer"' in out
+
+
+async def test_without_the_real_components_it_says_what_to_do(tmp_path: Path) -> None:
+    bare = {"XDG_CACHE_HOME": str(tmp_path), "KUBEBUILDER_ASSETS": "", "PATH": "/nowhere"}
+    async with a_demo("--cluster", "real", environment=bare) as process:
+        out = await output_of(process)
+    assert process.returncode == 1
+    assert "make tools" in out
+    assert "Traceback" not in out
+
+
 async def test_an_interrupted_demo_stops_everything_that_it_started() -> None:
     async with a_demo("--keep") as process:
-        assert process.stdout is not None
-        async with asyncio.timeout(60):
-            while b"everything is up" not in (line := await process.stdout.readline()):
-                assert line, "it ended before it was up"
+        await lines_until(process, "everything is up")
         children = children_of(process.pid)
         assert len(children) >= 3
         process.send_signal(signal.SIGINT)
