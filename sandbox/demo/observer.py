@@ -131,10 +131,14 @@ class Observer:
         self.looks += 1
         return snapshot
 
+    async def probe_heat(self) -> None:
+        """See once whether the metrics can be read."""
+        if await self._heat_answers():
+            self._heat_seen = self._clock.monotonic()
+
     async def _watch_heat(self) -> None:
         while True:
-            if await self._heat_answers():
-                self._heat_seen = self._clock.monotonic()
+            await self.probe_heat()
             await self._clock.sleep(PROBE_SECONDS)
 
     async def _read(self, resource: Resource, type_: type[T], namespace: str | None = None) -> list[T]:
