@@ -35,6 +35,7 @@ class Cluster:
     """A connection to a real API server."""
 
     session: aiohttp.ClientSession
+    kubeconfig: Path
 
     async def create(self, item: Object, *, dry_run: bool = True) -> tuple[int, Any]:
         """Send an object; unknown fields are refused, not dropped."""
@@ -82,7 +83,7 @@ async def connect(kubeconfig: Path) -> AsyncIterator[Cluster]:
         connector=aiohttp.TCPConnector(ssl=trust),
         timeout=aiohttp.ClientTimeout(total=20),
     ) as session:
-        yield Cluster(session)
+        yield Cluster(session, kubeconfig)
 
 
 def kubeconfig_with(token: str, like: Path, path: Path) -> Path:

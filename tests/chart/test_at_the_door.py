@@ -1,15 +1,20 @@
 """A real API server takes every object of the chart, and takes or refuses policies as their documentation says."""
 
+import asyncio
+import re
+import shlex
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
 import pytest_asyncio
+import yaml
 
+from cli.__main__ import parser
 from common.resources.policy import PolicySpec, StoragePolicy, policy_from
 from sandbox.real.control_plane import ControlPlane
-from tests.chart.chart import CRDS, NAMESPACE, Object, render
+from tests.chart.chart import CHART, CRDS, NAMESPACE, Object, helm, render
 from tests.chart.cluster import Cluster, connect, namespace
 from tests.real import require_real
 
@@ -41,6 +46,23 @@ async def test_an_object_with_a_field_that_does_not_exist_would_not_be(cluster: 
     status, answer = await cluster.create({**deployment, "spec": {**deployment["spec"], "replica": 2}})
     assert status == 400
     assert "replica" in answer["message"]
+
+
+async def test_helm_installs_it_and_its_notes_can_be_followed(cluster: Cluster) -> None:
+    require_real("helm")
+    flags = ("--namespace", NAMESPACE, "--kubeconfig", str(cluster.kubeconfig))
+    shown = await asyncio.to_thread(helm, "install", "tiers", str(CHART), *flags)
+    notes = shown.partition("NOTES:\n")[2]
+    installed = await asyncio.to_thread(helm, "get", "manifest", "tiers", *flags)
+    deployments = {one["metadata"]["name"] for one in yaml.safe_load_all(installed) if one["kind"] == "Deployment"}
+    assert set(re.findall(r"port-forward deployment/(\S+)", notes)) == deployments
+    (policy,) = re.findall(r"<<POLICY\n(.*?)^\s*POLICY$", notes, flags=re.MULTILINE | re.DOTALL)
+    status, answer = await cluster.create(yaml.safe_load(policy))
+    assert status == 201, answer
+    commands = re.findall(r"^\s*(couchestor .*)$", notes, flags=re.MULTILINE)
+    assert commands
+    for command in commands:
+        parser().parse_args(shlex.split(command)[1:])
 
 
 def a_policy(spec: Any) -> Object:

@@ -177,6 +177,14 @@ def test_the_calls_of_grpcurl_exist_and_their_bodies_fit() -> None:
         json_format.Parse(body or "{}", getattr(message, request.name)())
 
 
+def test_the_metrics_that_the_readme_names_exist() -> None:
+    source = "\n".join(path.read_text() for package in ("common", *SERVICES) for path in (ROOT / package).rglob("*.py"))
+    names = re.findall(r"`((?:couchestor|storage_operator)_[a-z_]+)", (ROOT / "README.md").read_text())
+    assert len(names) >= 6
+    for name in names:
+        assert f'"{name}"' in source or f'"{name.removesuffix("_total")}"' in source, name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
