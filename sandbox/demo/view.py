@@ -116,7 +116,7 @@ def volume_text(name: str, heat: Mapping[str, scorer.HeatScore], moving: set[str
     """A volume's name and heat, in the colour of what its heat asks for."""
     score = heat.get(name)
     mark = "⇄" if name in moving else ""
-    text = f"{name.removeprefix('pvc-')}{mark} {heat_text(score)}"
+    text = f"{name.removeprefix('pvc-')}{mark}\N{NO-BREAK SPACE}{heat_text(score)}"
     if score is None or score.quality != scorer.HEAT_QUALITY_OK:
         return Text(text, style="dim")
     return Text(text, style="red" if score.score > HIGH else "blue" if score.score < LOW else "yellow")
