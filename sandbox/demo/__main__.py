@@ -29,6 +29,7 @@ from sandbox.real.control_plane import ControlPlaneError
 from sandbox.real.process import ProcessError
 from sandbox.real.tools import ToolMissingError
 
+TEND_SECONDS = 0.5
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FAILURES = (ServiceDiedError, ProcessError, ControlPlaneError, ToolMissingError, KubeError, OSError)
 
@@ -37,7 +38,7 @@ async def demo(cluster: ClusterKind, *, keep: bool, patience_seconds: float, con
     """Play it; returns the exit code."""
     clock = SystemClock()
     begun = clock.monotonic()
-    board, setup = Board(), Setup(cluster=cluster)
+    board, setup = Board(), Setup(cluster=cluster, restart_killed=keep)
     with View(console, setup.scenario, board, lambda: clock.monotonic() - begun) as view:
         environment = Environment(setup, clock=clock, say=view.say)
         async with environment, contextlib.AsyncExitStack() as stack:
@@ -50,21 +51,26 @@ async def demo(cluster: ClusterKind, *, keep: bool, patience_seconds: float, con
             view.end()
             tell(console, environment, board, outcome, keep=keep)
             if keep:
-                console.print("everything stays up until Ctrl-C (or SIGTERM)\n")
+                console.print(
+                    "everything stays up until Ctrl-C (or SIGTERM); a service that you kill is started again\n"
+                )
             console.print(summary(outcome, clock.monotonic() - begun), soft_wrap=True, highlight=False)
             if keep:
-                await _until_interrupted()
+                await _until_interrupted(environment)
         if outcome.good:
             shutil.rmtree(environment.directory, ignore_errors=True)
     return 0 if outcome.good else 1
 
 
-async def _until_interrupted() -> None:
+async def _until_interrupted(environment: Environment) -> None:
     """Wait for a signal, which is then no failure but the wished end."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in SIGNALS:
         loop.add_signal_handler(number, stop.set)
-    await stop.wait()
+    while not stop.is_set():
+        await environment.tend()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), TEND_SECONDS)
 
 
 async def _run(arguments: argparse.Namespace, console: Console) -> int:

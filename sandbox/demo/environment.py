@@ -59,6 +59,8 @@ class Setup:
     tempo: Tempo = field(default_factory=Tempo)
     extra: Mapping[Name, Mapping[str, str]] = field(default_factory=dict)
     """More environment variables of a service."""
+    restart_killed: bool = False
+    """Start a service again that a signal ended, as a kubelet would; one that ends by itself is a failure."""
     tick_seconds: float = 0.15
     directory: Path | None = None
     """Where logs and the kubeconfig go; a temporary place of its own if None. It is left there."""
@@ -145,16 +147,25 @@ class Environment:
         await self.services[name].start()
         self._stopping.discard(name)
 
-    def check(self) -> None:
-        """Raises ServiceDiedError if a service ended by itself, or what a part of the sandbox failed with."""
+    async def tend(self) -> None:
+        """
+        See that everything still runs. A service that somebody killed is started again where the setup says so.
+
+        Raises ServiceDiedError if a service ended by itself, or what a part of the sandbox failed with.
+        """
         for task in self._background:
             if task.done() and not task.cancelled():
                 task.result()
         for name, process in self.services.items():
-            if process.pid is None and name not in self._stopping:
+            if process.pid is not None or name in self._stopping:
+                continue
+            killed = (process.exit_code or 0) < 0
+            if not (killed and self.setup.restart_killed):
                 raise ServiceDiedError(
                     f"{name} ended by itself; its log {process.program.log} ends:\n{process.last_words()}"
                 )
+            self._say(f"{name} was killed (signal {-(process.exit_code or 0)}); starting it again")
+            await process.start()
 
     async def _start(self) -> None:
         enter, cluster = self._stack.enter_async_context, self.setup.cluster

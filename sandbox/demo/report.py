@@ -113,13 +113,15 @@ def addresses(environment: Environment) -> Iterator[str]:
     """Where everything listens."""
     for name, ports in environment.ports.items():
         yield (
-            f"{name}: gRPC {ports.address}, metrics http://127.0.0.1:{ports.metrics}/metrics, "
-            f"health http://127.0.0.1:{ports.health}/readyz"
+            f"{name}: pid {environment.services[name].pid}, gRPC {ports.address}, metrics "
+            f"http://127.0.0.1:{ports.metrics}/metrics, health http://127.0.0.1:{ports.health}/readyz"
         )
     yield f"Kubernetes API ({environment.kubernetes.description}): {environment.kubernetes.url}"
     yield f"kubeconfig: {environment.kubernetes.kubeconfig}"
     yield f"metrics ({environment.metrics.description}): {environment.metrics.url}"
     yield f"logs: {environment.directory}"
+    for process in environment.metrics.processes:
+        yield f"an outage of {process.program.name}: kill -STOP {process.pid}, and its end: kill -CONT {process.pid}"
 
 
 def tell(console: Console, environment: Environment, board: Board, outcome: Outcome, *, keep: bool) -> None:

@@ -62,13 +62,13 @@ async def play(environment: Environment, board: Board, *, patience_seconds: floa
     decisions: dict[str, Decided] = {}
     still_since: float | None = None
     while True:
-        environment.check()
+        await environment.tend()
         now = clock.monotonic()
         late = now - begun > patience_seconds
         verdict = judge(environment.scenario, board.migrated(), {})
         if late or not (verdict.pending or board.under_way()):
             decisions = await ask(environment)
-            verdict = judge(environment.scenario, await migrations_of(environment), decisions)
+            verdict = await _asked_verdict(environment, decisions)
         if verdict.pending:
             still_since = None
         elif still_since is None and not board.under_way():
@@ -90,6 +90,14 @@ async def play(environment: Environment, board: Board, *, patience_seconds: floa
         heat=await heat_of(environment),
         migrations=tuple(board.migrations.values()),
     )
+
+
+async def _asked_verdict(environment: Environment, decisions: dict[str, Decided]) -> Verdict:
+    try:
+        return judge(environment.scenario, await migrations_of(environment), decisions)
+    except grpc.aio.AioRpcError as error:
+        trouble = f"the migrator does not tell its migrations: {describe(error)}"
+        return Verdict(len(environment.scenario.expected_moves), completed=0, pending=(trouble,))
 
 
 async def ask(environment: Environment) -> dict[str, Decided]:
@@ -128,5 +136,8 @@ async def heat_of(environment: Environment) -> dict[str, scorer.HeatScore]:
     window.FromTimedelta(parse_duration(next((spec["samplingWindow"] for spec in policies), "1h")))
     names = [volume.name for volume in environment.scenario.volumes]
     request = scorer.BatchGetHeatScoresRequest(volume_ids=names, window=window)
-    answer = await environment.scorer.BatchGetHeatScores(request, timeout=CALL_SECONDS)
+    try:
+        answer = await environment.scorer.BatchGetHeatScores(request, timeout=CALL_SECONDS)
+    except grpc.aio.AioRpcError:
+        return {}  # shown as a dash; the verdict does not rest on it
     return {score.volume_id: score for score in answer.heat_scores}

@@ -59,6 +59,11 @@ class Process:
         """Its process id while it runs, else None."""
         return self._running.pid if self._running is not None and self._running.returncode is None else None
 
+    @property
+    def exit_code(self) -> int | None:
+        """What it ended with, minus the signal's number if a signal ended it; None while it runs or never ran."""
+        return self._running.returncode if self._running is not None else None
+
     async def start(self) -> None:
         """Start it and wait until it is ready. Raises ProcessError, with nothing left running."""
         if self.pid is not None:
