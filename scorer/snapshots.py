@@ -172,9 +172,7 @@ class Snapshots:
 
     def _fresh(self, entry: _Entry) -> bool:
         taken = entry.taken
-        return (
-            taken is not None and entry.failing_since is None and self._clock.monotonic() - taken.at < self._ttl_seconds
-        )
+        return taken is not None and self._clock.monotonic() - taken.at < self._ttl_seconds
 
     def _reading(self, entry: _Entry, quality: Quality | None = None) -> Reading:
         taken = entry.taken

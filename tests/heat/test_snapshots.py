@@ -353,6 +353,16 @@ async def test_prometheus_is_down_while_any_window_fails(bench: Bench) -> None:
     assert bench.ups == [False, True]
 
 
+async def test_a_window_that_failed_and_that_nobody_asks_for_any_more_says_nothing_of_prometheus(bench: Bench) -> None:
+    bench.prometheus.error = DOWN
+    await bench.score(question=Question(timedelta(days=30)))
+    await bench.clock.advance(IDLE_SECONDS + TTL)
+    assert bench.clock.sleepers == 0
+    bench.prometheus.error = None
+    await bench.score()
+    assert bench.ups == [False, True]
+
+
 async def test_an_error_nobody_foresaw_reaches_the_caller_and_the_log_and_the_next_call_asks_again(
     bench: Bench,
 ) -> None:
