@@ -29,7 +29,7 @@ def crashing(cluster_api: WatchedApi, at: int, *, after: bool) -> WatchedApi:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=by_title)
-async def test_the_course_ends_as_it_should_without_a_crash(scenario: Scenario):
+async def test_the_course_ends_as_it_should_without_a_crash(scenario: Scenario) -> None:
     cluster, name = await scenario.begin()
     await cluster.migrate(name)
     await scenario.check(cluster, name)
@@ -37,7 +37,7 @@ async def test_the_course_ends_as_it_should_without_a_crash(scenario: Scenario):
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=by_title)
-async def test_a_crash_at_any_write_is_made_good(scenario: Scenario, after: bool):
+async def test_a_crash_at_any_write_is_made_good(scenario: Scenario, after: bool) -> None:
     cluster, name = await scenario.begin()
     await cluster.migrate(name)
     writes = len(cluster.sent)
@@ -54,7 +54,7 @@ async def test_a_crash_at_any_write_is_made_good(scenario: Scenario, after: bool
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("scenario", [SCENARIOS[0], SCENARIOS[2]], ids=by_title)
-async def test_a_second_crash_in_the_recovery_is_made_good_too(scenario: Scenario, after: bool):
+async def test_a_second_crash_in_the_recovery_is_made_good_too(scenario: Scenario, after: bool) -> None:
     cluster, name = await scenario.begin()
     await cluster.migrate(name)
     writes = len(cluster.sent)

@@ -30,7 +30,7 @@ def raising(error: Exception, *, at: Callable[[int, Sent], bool]) -> Callable[[i
 @pytest.mark.parametrize("took_effect", [False, True], ids=["it did not happen", "it happened"])
 @pytest.mark.parametrize("error", [UnreachableError("time-out"), ServerError("503")], ids=["time-out", "503"])
 @pytest.mark.parametrize("scenario", SCENARIOS[:3], ids=by_title)
-async def test_any_write_may_go_unanswered(scenario: Scenario, error: Exception, took_effect: bool):
+async def test_any_write_may_go_unanswered(scenario: Scenario, error: Exception, took_effect: bool) -> None:
     cluster, name = await scenario.begin()
     await cluster.migrate(name)
     for at in range(len(cluster.sent)):
@@ -43,7 +43,7 @@ async def test_any_write_may_go_unanswered(scenario: Scenario, error: Exception,
 
 @pytest.mark.parametrize("error", [ConflictError("409"), TooManyRequestsError("429")], ids=["conflict", "too many"])
 @pytest.mark.parametrize("scenario", SCENARIOS[:3], ids=by_title)
-async def test_any_write_may_be_turned_away(scenario: Scenario, error: Exception):
+async def test_any_write_may_be_turned_away(scenario: Scenario, error: Exception) -> None:
     cluster, name = await scenario.begin()
     await cluster.migrate(name)
     for at in range(len(cluster.sent)):
@@ -61,7 +61,7 @@ async def test_any_write_may_be_turned_away(scenario: Scenario, error: Exception
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS[:3], ids=by_title)
-async def test_a_patch_that_arrives_long_after_its_time_out_meets_the_fence(scenario: Scenario):
+async def test_a_patch_that_arrives_long_after_its_time_out_meets_the_fence(scenario: Scenario) -> None:
     """The request hangs somewhere; it is delivered when the migrator has long gone on."""
     cluster, name = await scenario.begin()
     await cluster.migrate(name)
@@ -102,7 +102,7 @@ async def arrives(cluster: Cluster, body: Any) -> str:
     return "200"
 
 
-async def test_whoever_takes_over_puts_up_a_fence_before_concluding():
+async def test_whoever_takes_over_puts_up_a_fence_before_concluding() -> None:
     cluster, name = await SCENARIOS[0].begin()
 
     def hang(_index: int, sent: Sent) -> None:
@@ -135,7 +135,7 @@ async def test_whoever_takes_over_puts_up_a_fence_before_concluding():
     assert "FenceVolume" in kinds
 
 
-async def test_a_fence_counts_on_from_the_one_that_stands():
+async def test_a_fence_counts_on_from_the_one_that_stands() -> None:
     cluster, name = await SCENARIOS[0].begin()
     await cluster.world.patch(
         MAYASTOR_VOLUMES, VOLUME, {"metadata": {"annotations": {FENCE: "vmig-other/41"}}}, NAMESPACE
@@ -158,7 +158,7 @@ def is_fence(sent: Sent) -> bool:
     return bool(sent.body.get("metadata", {}).get("annotations", {}).get(FENCE))
 
 
-async def test_a_migration_that_is_tried_forever_fills_no_journal():
+async def test_a_migration_that_is_tried_forever_fills_no_journal() -> None:
     """Every patch of the volume is lost, for good: it ends in time, clean, and the journal stays short."""
     cluster, name = await SCENARIOS[0].begin()
 
