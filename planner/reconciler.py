@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
+from msgspec import structs
+
 from common.clock import Clock
 from common.kube.api import STORAGE_POLICIES, KubeApi, KubeError, NotFoundError
 from common.kube.events import EventRecorder, Regarding
@@ -319,7 +321,7 @@ def _as_acted(decided: Plan, acted: Acted) -> Plan:
         decisions=tuple(
             decision
             if (held := acted.refused.get(decision.volume)) is None
-            else replace(
+            else structs.replace(
                 decision,
                 outcome=Outcome.STAY,
                 reason=held.reason,

@@ -329,12 +329,18 @@ TURN_CHECKS: Final[tuple[Check, ...]] = (
 """What depends on the moves planned before its turn."""
 
 CHECKS: Final = (WATCHED, *VOLUME_CHECKS, *TURN_CHECKS)
+"""All of them, in order."""
+
+Refusals = tuple[Callable[[Case], Held | None], ...]
+REFUSALS: Final[Refusals] = tuple(check.refuse for check in CHECKS)
+VOLUME_REFUSALS: Final[Refusals] = tuple(check.refuse for check in VOLUME_CHECKS)
+TURN_REFUSALS: Final[Refusals] = tuple(check.refuse for check in TURN_CHECKS)
 
 
-def first_refusal(case: Case, checks: tuple[Check, ...]) -> Held | None:
+def first_refusal(case: Case, refusals: Refusals) -> Held | None:
     """Run checks up to the first that refuses."""
-    for check in checks:
-        held = check.refuse(case)
+    for refuse in refusals:
+        held = refuse(case)
         if held is not None:
             return held
     return None

@@ -7,15 +7,18 @@ same function's answer, so that none of them can say anything else than what is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+
+import msgspec
+from msgspec.structs import replace
 
 from common.placement import Move, Tier
 from common.reasons import Reason
 from common.resources.policy import Policy
 from planner.core.case import Case, Held, View, case_of, view_of, watches
-from planner.core.checks import CHECKS, VOLUME_CHECKS, first_refusal, wish
+from planner.core.checks import CHECKS, REFUSALS, VOLUME_REFUSALS, first_refusal, wish
 from planner.core.ledger import Ledger
 from planner.core.ranking import Turn, Turns, as_met
 from planner.core.tiers import Place
@@ -38,8 +41,7 @@ class Direction(StrEnum):
     DEMOTE = "Demote"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """The outcome for one volume."""
 
     volume: str
@@ -147,7 +149,7 @@ def _explain(world: World, policy: Policy | InvalidPolicy, volume: Volume, now: 
         verdicts.append(Verdict(check.name, held, check.passed(case) if held is None else held.detail))
     decision = next((item for item in decided.decisions if item.volume == volume.name), None)
     not_part = Held(Reason.NOT_WATCHED, f"policy {policy.name} does not watch it")
-    return Explanation(decision or _stay(case, first_refusal(case, CHECKS) or not_part), tuple(verdicts))
+    return Explanation(decision or _stay(case, first_refusal(case, REFUSALS) or not_part), tuple(verdicts))
 
 
 def _outright(volume: Volume, policy: str, reason: Reason, detail: str) -> Decision:
@@ -166,7 +168,7 @@ def _decide(view: View, watch: str = "") -> tuple[Plan, Ledger | None]:
         case = case_of(view, volume)
         if case.heat_counts:
             by_tier[case.wants] += 1
-        held = first_refusal(case, VOLUME_CHECKS)
+        held = first_refusal(case, VOLUME_REFUSALS)
         if held is None:
             candidates.append(case)
         else:

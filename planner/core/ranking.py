@@ -12,10 +12,12 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from common.placement import Move, Tier
 from common.reasons import Reason
 from planner.core.case import Case, Held
-from planner.core.checks import TURN_CHECKS, first_refusal
+from planner.core.checks import TURN_REFUSALS, first_refusal
 from planner.core.ledger import Ledger
 from planner.core.room import could_hold, slot
 
@@ -61,7 +63,7 @@ class Turns:
         self._finish(case)
 
     def _wants_room(self, case: Case) -> bool:
-        held = first_refusal(case, TURN_CHECKS)
+        held = first_refusal(case, TURN_REFUSALS)
         return (
             held is not None
             and held.reason is Reason.NO_POOL_WITH_SPACE
@@ -77,7 +79,7 @@ class Turns:
         ledger = case.view.ledger
         if case.volume.name == self._watch:
             self.met = ledger.copy()
-        held = first_refusal(case, TURN_CHECKS)
+        held = first_refusal(case, TURN_REFUSALS)
         moves = () if held is not None else slot(case).moves
         if moves:
             ledger.take(moves, case.size_bytes or 0, of_policy=True)
@@ -86,4 +88,4 @@ class Turns:
 
 def as_met(case: Case, ledger: Ledger) -> Case:
     """Return the case as it stood before another ledger."""
-    return replace(case, view=replace(case.view, ledger=ledger))
+    return structs.replace(case, view=replace(case.view, ledger=ledger))

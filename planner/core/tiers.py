@@ -45,13 +45,14 @@ def place_of(placement: VolumePlacement | None, tiers: Mapping[str, Tier]) -> Pl
     """Tell where a volume is."""
     if placement is None or not placement.replicas:
         return Place.UNKNOWN
-    found = {tiers.get(replica.pool) for replica in placement.replicas}
-    if None in found:
-        return Place.UNKNOWN
-    if len(found) > 1:
-        return Place.MIXED
-    only = found.pop()
-    return _PLACE[only] if only is not None else Place.UNKNOWN
+    first = tiers.get(placement.replicas[0].pool)
+    if len(placement.replicas) > 1:
+        found = {tiers.get(replica.pool) for replica in placement.replicas}
+        if None in found:
+            return Place.UNKNOWN
+        if len(found) > 1:
+            return Place.MIXED
+    return Place.UNKNOWN if first is None else _PLACE[first]
 
 
 def replicas_outside(placement: VolumePlacement, tier: Tier, tiers: Mapping[str, Tier]) -> tuple[Replica, ...]:

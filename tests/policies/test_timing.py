@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from couchestor.scorer.v1 import scorer_pb2
 
 from common.kube.api import STORAGE_POLICIES
-from common.rpc.errors import Unavailable
 from tests.clock import ManualClock
 from tests.policies.cluster import Running, Stage, a_stage, body_of, running
 
@@ -84,7 +84,7 @@ async def test_a_minute_after_a_move_that_did_not(stage: Stage, tmp_path: Path, 
 
 
 async def test_a_minute_after_an_error(stage: Stage, tmp_path: Path, clock: ManualClock) -> None:
-    stage.scorer.fails = Unavailable("shutting down")
+    stage.scorer.quality = scorer_pb2.HEAT_QUALITY_UNAVAILABLE
     async with running(
         stage, tmp_path, clock=clock, reconcile_interval_seconds=300.0, lease_retry_seconds=2.0
     ) as planner:
