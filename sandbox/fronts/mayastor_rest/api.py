@@ -72,12 +72,11 @@ class RestApi:
         while True:
             refresh = self.cache.next_refresh(self.plane.now)
             until = now if refresh is None else min(now, refresh)
-            advanced = advance(self.plane, until, self.rng, self.settings.control)
+            before, advanced = self.plane, advance(self.plane, until, self.rng, self.settings.control)
             self.plane = advanced.plane
             self.changes.extend(advanced.changes)
-            for done in advanced.finished:
-                self._finished[done.change.number] = done
-                self.cache.touch(self.plane, done.change.volume)
+            self._finished |= {done.change.number: done for done in advanced.finished}
+            self.cache.touch(before, self.plane)
             self.cache.refresh(self.plane)
             if until >= now:
                 return
@@ -177,11 +176,14 @@ class RestApi:
         except RefusedError as error:
             return self._refuse(error)
 
+    def commit(self, plane: Plane) -> None:
+        """Take what an operation made of the plane, and see what it changed."""
+        before, self.plane = self.plane, plane
+        self.cache.touch(before, plane)
+
     def _refuse(self, error: RefusedError) -> Answer:
         if error.after is not None:
-            self.plane = error.after
-            if error.subject in self.plane.volumes:
-                self.cache.touch(self.plane, error.subject)
+            self.commit(error.after)
         return errors.refusal(error)
 
     def _authorize(self, request: Request) -> None:

@@ -25,6 +25,7 @@ from sandbox.world.control import cluster, volumes
 from sandbox.world.control.plane import (
     ControlSettings,
     Plane,
+    PoolEntry,
     Target,
     VolumeEntry,
     settings_of,
@@ -149,6 +150,18 @@ class MayastorRestFront:
         else:
             wanted = volumes.Publication(node, republish=True)
             self.api.change(lambda plane: volumes.publish(plane, volume, wanted, self.api.rng))
+
+    def describe_volume(self, volume: str, change: Callable[[VolumeEntry], VolumeEntry]) -> None:
+        """Change what the control plane keeps of a volume: snapshots, what it was restored from, encryption."""
+        self._catch_up()
+        entry = change(self.api.plane.volumes[volume])
+        self.api.change(lambda plane: replace(plane, volumes={**plane.volumes, volume: entry}))
+
+    def describe_pool(self, pool: str, change: Callable[[PoolEntry], PoolEntry]) -> None:
+        """Change what the control plane keeps of a pool."""
+        self._catch_up()
+        entry = change(self.api.plane.pools[pool])
+        self.api.change(lambda plane: replace(plane, pools={**plane.pools, pool: entry}))
 
     def restart(self) -> None:
         """Restart the control plane: its own order of things is then that of their uuids."""

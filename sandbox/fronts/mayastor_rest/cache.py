@@ -1,18 +1,20 @@
 """
 The answers' cache: states are shown as they were when Mayastor last asked its nodes.
 
-It asks every 30 seconds by default. What an operation of its own touched it knows at once: the volume's target and
-replicas, the pool that was made. Specs are never old.
+It asks every 30 seconds by default. What its own operations changed it knows at once: targets and replicas that it
+made, what pools have left. Specs are never old.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TypeVar
 
-from sandbox.world.control.health import Observation, observe
-from sandbox.world.control.plane import ControlSettings, Plane
+from sandbox.world.control.health import Observation, PoolHealth, observe
+from sandbox.world.control.plane import ControlSettings, Plane, Target
 
+T = TypeVar("T")
 DEFAULT_SECONDS = 30.0
 _SLACK = 1e-9
 
@@ -47,31 +49,51 @@ class StateCache:
         """Ask for everything now."""
         self.seen, self.seen_at = observe(plane, self._settings), plane.now
 
-    def touch(self, plane: Plane, volume: str) -> None:
-        """See what an operation on a volume changed: its replicas and its target."""
-        fresh, known = observe(plane, self._settings), plane.storage.volumes.get(volume)
-        replicas = {replica.uuid for replica in known.replicas} if known else set()
-        replicas |= {left.uuid for left in plane.storage.leftovers.values() if left.volume == volume}
-        entry = plane.volumes.get(volume)
-        targets = {entry.target.uuid} if entry and entry.target else set()
-        targets |= {target.uuid for target in plane.shutdown if target.volume == volume}
+    def touch(self, before: Plane, plane: Plane) -> None:
+        """
+        See what the control plane itself changed, which it knows at once: targets that it made or gave other children,
+        replicas that it made, what pools have left. That a rebuild ended, or a node is lost, is not of that kind.
+        """
+        if before is plane:
+            return
+        changed = [name for name in plane.volumes if _parts(before, name) != _parts(plane, name)]
+        made = plane.storage.leftovers.keys() - before.storage.leftovers.keys()
+        grown = {
+            uuid
+            for uuid, left in plane.storage.leftovers.items()
+            if uuid in before.storage.leftovers and before.storage.leftovers[uuid].exists != left.exists
+        }
+        gone = before.storage.leftovers.keys() - plane.storage.leftovers.keys()
+        if not (changed or made or grown or gone or before.pools != plane.pools or before.volumes != plane.volumes):
+            return
+        fresh = observe(plane, self._settings)
+        replicas = {replica.uuid for name in changed for replica in plane.storage.volumes[name].replicas}
+        targets = {target.uuid for target in plane.shutdown}
+        targets |= {entry.target.uuid for name in changed if (entry := plane.volumes[name]).target is not None}
+        pools = {
+            name: PoolHealth(known.state, seen.used_bytes, seen.committed_bytes)
+            if (known := self.seen.pools.get(name)) is not None
+            else seen
+            for name, seen in fresh.pools.items()
+            if name in self.seen.pools or name not in before.pools
+        }
         self.seen = replace(
             self.seen,
-            replicas=self.seen.replicas | {key: fresh.replicas[key] for key in replicas if key in fresh.replicas},
-            targets=self.seen.targets | {key: fresh.targets[key] for key in targets if key in fresh.targets},
+            replicas=self.seen.replicas | _only(fresh.replicas, replicas | made | grown),
+            targets=self.seen.targets | _only(fresh.targets, targets),
+            pools=self.seen.pools | pools,
         )
-
-    def touch_replica(self, plane: Plane, replica: str) -> None:
-        """See that a replica was made."""
-        fresh = observe(plane, self._settings).replicas
-        if replica in fresh:
-            self.seen = replace(self.seen, replicas=self.seen.replicas | {replica: fresh[replica]})
-
-    def touch_pool(self, plane: Plane, pool: str) -> None:
-        """See a pool that was made."""
-        fresh = observe(plane, self._settings).pools
-        if pool in fresh:
-            self.seen = replace(self.seen, pools=self.seen.pools | {pool: fresh[pool]})
 
     def _round_of(self, now: float) -> int:
         return 0 if self.seconds <= 0 else math.floor(now / self.seconds + _SLACK)
+
+
+def _parts(plane: Plane, volume: str) -> tuple[Target | None, frozenset[str]]:
+    """What of a volume only an operation changes."""
+    entry, known = plane.volumes.get(volume), plane.storage.volumes.get(volume)
+    uuids = frozenset(replica.uuid for replica in known.replicas) if known is not None else frozenset()
+    return (None if entry is None else entry.target, uuids)
+
+
+def _only(items: dict[str, T], keys: set[str]) -> dict[str, T]:
+    return {key: item for key, item in items.items() if key in keys}

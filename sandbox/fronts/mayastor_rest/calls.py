@@ -80,7 +80,7 @@ def read_node(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
 
 def _node_call(act: Callable[[Plane, Parts], Plane]) -> Call:
     def call(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
-        api.plane = act(api.plane, parts)
+        api.commit(act(api.plane, parts))
         return Answer(200, api.view().node(parts.text("node")))
 
     return call
@@ -88,7 +88,7 @@ def _node_call(act: Callable[[Plane, Parts], Plane]) -> Call:
 
 def _pool_call(act: Callable[[Plane, Parts], Plane]) -> Call:
     def call(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
-        api.plane = act(api.plane, parts)
+        api.commit(act(api.plane, parts))
         return Answer(200, api.view().pool(parts.text("pool")))
 
     return call
@@ -98,8 +98,7 @@ def create_pool(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
     body, node, name = parts.body(shapes.NewPool), parts.text("node"), parts.text("pool")
     capacity = sum(_disk_bytes(disk) for disk in body.disks)
     disks, labels = tuple(body.disks), body.labels or {}
-    api.plane = cluster.create_pool(api.plane, node, name, disks, labels, capacity, api.rng)
-    api.cache.touch_pool(api.plane, name)
+    api.commit(cluster.create_pool(api.plane, node, name, disks, labels, capacity, api.rng))
     return Answer(200, api.view().pool(name))
 
 
@@ -121,7 +120,7 @@ def read_pool(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
 
 
 def delete_pool(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
-    api.plane = cluster.delete_pool(api.plane, parts.text("pool"))
+    api.commit(cluster.delete_pool(api.plane, parts.text("pool")))
     return _GONE
 
 
@@ -131,7 +130,7 @@ def _constraints(parts: Parts) -> PoolConstraints:
 
 
 def delete_replica(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
-    api.plane = volumes.delete_replica(api.plane, parts.uuid("replica"))
+    api.commit(volumes.delete_replica(api.plane, parts.uuid("replica")))
     return _GONE
 
 
@@ -142,9 +141,7 @@ def list_targets(api: RestApi, _parts: Parts, _fault: Fault | None) -> Answer:
 def remove_child(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
     target, uri = parts.uuid("nexus"), parts.text("child")
     replica = uri.rpartition("uuid=")[2]
-    api.plane = volumes.remove_child(api.plane, target, replica)
-    volume = next(name for name, entry in api.plane.volumes.items() if entry.target and entry.target.uuid == target)
-    api.cache.touch(api.plane, volume)
+    api.commit(volumes.remove_child(api.plane, target, replica))
     return _GONE
 
 
@@ -189,7 +186,7 @@ def create_volume(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
         affinity_group=None if body.affinity_group is None else body.affinity_group.id,
         max_snapshots=body.max_snapshots,
     )
-    api.plane = volumes.create_volume(api.plane, new, api.rng)
+    api.commit(volumes.create_volume(api.plane, new, api.rng))
     return _volume(api, name)
 
 
@@ -206,32 +203,32 @@ def _known_topology(topology: dict[str, object] | None) -> dict[str, object] | N
 
 
 def delete_volume(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
-    api.plane = volumes.delete_volume(api.plane, parts.uuid("volume"))
+    api.commit(volumes.delete_volume(api.plane, parts.uuid("volume")))
     return _GONE
 
 
 def change_count(api: RestApi, parts: Parts, fault: Fault | None) -> Answer:
     name, count = parts.uuid("volume"), parts.small_number("count")
     failing = fault.step if fault is not None and fault.effect is Effect.DATA_PLANE else None
-    api.plane = set_replica_count(api.plane, name, count, api.rng, api.settings.control, failing=failing)
+    api.commit(set_replica_count(api.plane, name, count, api.rng, api.settings.control, failing=failing))
     return _volume(api, name)
 
 
 def publish_volume(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
     name, body = parts.uuid("volume"), parts.body(shapes.Publication)
     wanted = volumes.Publication(node=body.node, republish=body.republish)
-    api.plane = volumes.publish(api.plane, name, wanted, api.rng)
+    api.commit(volumes.publish(api.plane, name, wanted, api.rng))
     return _volume(api, name)
 
 
 def unpublish_volume(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
     name = parts.uuid("volume")
-    api.plane = volumes.unpublish(api.plane, name)
+    api.commit(volumes.unpublish(api.plane, name))
     return _volume(api, name)
 
 
 def delete_shutdown_targets(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
-    api.plane = volumes.delete_shutdown_targets(api.plane, parts.uuid("volume"))
+    api.commit(volumes.delete_shutdown_targets(api.plane, parts.uuid("volume")))
     return _GONE
 
 
@@ -244,7 +241,7 @@ def set_property(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
     value = body.get("max_snapshots")
     if not isinstance(value, int):
         raise UnreadableError(malformed("Json deserialize error: expected value at line 1 column 1"))
-    api.plane = volumes.set_max_snapshots(api.plane, name, value)
+    api.commit(volumes.set_max_snapshots(api.plane, name, value))
     return _volume(api, name)
 
 
@@ -258,8 +255,6 @@ def read_rebuild_history(api: RestApi, parts: Parts, _fault: Fault | None) -> An
 
 
 def _volume(api: RestApi, name: str) -> Answer:
-    """The volume after an operation of its own, which Mayastor sees at once."""
-    api.cache.touch(api.plane, name)
     return Answer(200, api.view().volume(name))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Final
 
 from sandbox.fronts.mayastor_rest import shapes
@@ -22,7 +23,7 @@ from sandbox.world.control.health import (
     unpublished_health,
 )
 from sandbox.world.control.plane import ControlSettings, Plane, Rebuild, Target, VolumeEntry
-from sandbox.world.storage import CLUSTER_BYTES, NOTHING, SimVolume
+from sandbox.world.storage import CLUSTER_BYTES, NOTHING, Leftover, SimVolume
 
 CREATED: Final = "Created"
 NVMF: Final = "nvmf"
@@ -31,9 +32,9 @@ NQN: Final = "nqn.2019-05.io.openebs"
 ENDPOINT: Final = "127.0.0.1:8420"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class View:
-    """The plane as somebody sees it who last looked at its states a while ago."""
+    """The plane as somebody sees it who last looked at its states a while ago. It is made for one answer."""
 
     plane: Plane
     seen: Observation
@@ -131,17 +132,38 @@ class View:
 
     def uri(self, replica: str, node: str) -> str:
         """How a target on a node reaches a replica."""
-        return local_uri(replica) if self._node_of(replica) == node else shared_uri(replica)
+        return local_uri(replica) if self._nodes.get(replica) == node else shared_uri(replica)
 
-    def _node_of(self, replica: str) -> str | None:
-        left = self.plane.storage.leftovers.get(replica)
-        if left is not None:
-            return self.plane.node_of(left.pool)
-        for volume in self.plane.storage.volumes.values():
-            for each in volume.replicas:
-                if each.uuid == replica:
-                    return self.plane.node_of(each.pool)
-        return None
+    @cached_property
+    def _nodes(self) -> dict[str, str]:
+        """Where each replica is."""
+        volumes = self.plane.storage.volumes.values()
+        pools = {replica.uuid: replica.pool for volume in volumes for replica in volume.replicas}
+        pools |= {uuid: left.pool for uuid, left in self.plane.storage.leftovers.items()}
+        return {uuid: self.plane.node_of(pool) for uuid, pool in pools.items()}
+
+    @cached_property
+    def _readers(self) -> dict[str, Target]:
+        """The target that reads each replica: its volume's, or else the one that still holds it."""
+        found: dict[str, Target] = {}
+        for target in self.plane.shutdown:
+            entry = self.plane.volumes.get(target.volume)
+            current = entry.target if entry is not None and entry.target is not None else target
+            found |= dict.fromkeys(target.children, current)
+        for name, entry in self.plane.volumes.items():
+            if entry.target is not None:
+                own = [replica.uuid for replica in self.plane.storage.volumes[name].replicas]
+                found |= dict.fromkeys([*own, *entry.owned], entry.target)
+        return found
+
+    @cached_property
+    def _on_record(self) -> dict[str, list[Leftover]]:
+        """What each volume lists beside its replicas."""
+        found: dict[str, list[Leftover]] = {}
+        for left in self.plane.storage.leftovers.values():
+            if left.volume is not None:
+                found.setdefault(left.volume, []).append(left)
+        return found
 
     def volume(self, name: str) -> shapes.Volume:
         volume, entry = self.plane.storage.volumes[name], self.plane.volumes[name]
@@ -201,8 +223,7 @@ class View:
         """The replicas that a volume lists, with those that are only on record."""
         children = {child.replica: child for child in target.children} if target is not None else {}
         listed = [(replica.uuid, replica.pool) for replica in volume.replicas]
-        left = self.plane.storage.leftovers.values()
-        listed += [(each.uuid, each.pool) for each in left if each.volume == volume.name]
+        listed += [(left.uuid, left.pool) for left in self._on_record.get(volume.name, ())]
         return {uuid: self._place(volume, uuid, pool, children.get(uuid)) for uuid, pool in listed}
 
     def _place(self, volume: SimVolume, uuid: str, pool: str, child: ChildHealth | None) -> shapes.ReplicaPlace:
@@ -240,11 +261,9 @@ class View:
             yield left.uuid, left.pool, left.size_bytes, False
 
     def _share(self, uuid: str, pool: str) -> str:
-        """A replica is shared if a target on another node reads it."""
-        node = self.plane.node_of(pool)
-        current = [entry.target for entry in self.plane.volumes.values() if entry.target is not None]
-        readers = [t for t in (*self.plane.shutdown, *current) if uuid in t.children]
-        return NVMF if any(target.node != node for target in readers) else "none"
+        """A replica is shared if the target that reads it is on another node."""
+        reader = self._readers.get(uuid)
+        return "none" if reader is None or reader.node == self.plane.node_of(pool) else NVMF
 
     def _replica(self, uuid: str, pool: str, size: int, *, thin: bool) -> shapes.Replica:
         share = self._share(uuid, pool)

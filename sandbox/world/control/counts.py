@@ -24,7 +24,7 @@ from sandbox.world.control.plane import (
     with_replica,
     without_replica,
 )
-from sandbox.world.control.volumes import collect, give_up, without_child
+from sandbox.world.control.volumes import destroy, give_up, without_child
 from sandbox.world.mayastor import first_to_go, new_uuid
 from sandbox.world.storage import Copy, Leftover, SimReplica, SimVolume
 
@@ -176,7 +176,8 @@ def _drop(
         raise RefusedError(Refusal.DATA_PLANE, volume.name, failing, after=after)
     if held:
         raise RefusedError(Refusal.REPLICA_IN_USE, goes.uuid, after=after)
-    return collect(after.with_volume(replace(after.storage.volumes[volume.name], replica_count=count)))
+    after = after.with_volume(replace(after.storage.volumes[volume.name], replica_count=count))
+    return destroy(after, {goes.uuid})
 
 
 def drop(plane: Plane, volume: SimVolume, goes: SimReplica) -> tuple[Plane, bool]:

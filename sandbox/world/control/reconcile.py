@@ -25,7 +25,7 @@ from sandbox.world.control.plane import (
 from sandbox.world.control.volumes import (
     Publication,
     choose_target_node,
-    collect,
+    destroy,
     publish,
     without_child,
 )
@@ -149,14 +149,17 @@ def look_after(plane: Plane, rng: Random, settings: ControlSettings) -> Plane:
 
 
 def _tidy(plane: Plane, settings: ControlSettings) -> Plane:
-    """Delete what failed operations left behind, once it is old enough."""
+    """Delete what was left behind, once it is old enough and nothing needs it."""
     under_way = {change.replica for change in plane.changes.values()}
-    for left in list(plane.storage.leftovers.values()):
-        old = plane.now - left.since >= settings.garbage_seconds
-        if left.volume is not None and left.uuid not in under_way and old:
-            known = plane.with_leftover(replace(left, volume=None))
-            plane = known if left.exists else plane.without_leftover(left.uuid)
-    return collect(plane)
+    old = {
+        uuid
+        for uuid, left in plane.storage.leftovers.items()
+        if uuid not in under_way and plane.now - left.since >= settings.garbage_seconds
+    }
+    for left in [plane.storage.leftovers[uuid] for uuid in sorted(old)]:
+        nobodys = replace(left, volume=None)
+        plane = plane.with_leftover(nobodys) if left.exists else plane.without_leftover(left.uuid)
+    return destroy(plane, old & plane.storage.leftovers.keys())
 
 
 def _look_after(plane: Plane, name: str, rng: Random, settings: ControlSettings) -> Plane:
@@ -190,20 +193,28 @@ def _trim(plane: Plane, volume: SimVolume, rng: Random, settings: ControlSetting
     if any(replica.away_since is not None for replica in volume.replicas):
         return plane
     after, held = drop(plane, volume, mayastor.first_to_go(plane.storage, volume, rng, settings.storage))
-    return plane if held else collect(after)
+    return plane if held else destroy(after, set(after.storage.leftovers) - set(plane.storage.leftovers))
 
 
 def _heal(plane: Plane, volume: SimVolume, replica: SimReplica, rng: Random, settings: ControlSettings) -> Plane | None:
-    """Do the next thing for a replica that is not well; None if there is nothing to do for it."""
+    """
+    Do the next thing for a replica that is not well; None if there is nothing to do for it.
+
+    What happened within a round is seen to in the next, so whoever looks often enough sees every state in between.
+    """
+    fresh = plane.now - replica.since < settings.reconcile_seconds - _SLACK
     if replica.copy is Copy.FAILED:
+        if fresh:
+            return None
         if replica.attached:
             entry = without_child(plane.volumes[volume.name], replica.uuid)
-            return plane.with_volume(with_replica(volume, replace(replica, attached=False)), entry)
+            left_out = replace(replica, attached=False, since=plane.now)
+            return plane.with_volume(with_replica(volume, left_out), entry)
         return _replace(plane, volume, replica, rng, settings) or _attach_again(plane, volume, replica, settings)
     if replica.away_since is not None:
         tired = plane.now - replica.away_since >= settings.away_seconds - _SLACK
         return _replace(plane, volume, replica, rng, settings) if tired else None
-    if not replica.attached and replica.since < plane.now:
+    if not replica.attached and not fresh:
         return _attach_again(plane, volume, replica, settings)
     return None
 

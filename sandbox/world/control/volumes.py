@@ -93,9 +93,11 @@ def delete_volume(plane: Plane, name: str) -> Plane:
     """Delete it with all its targets and replicas; what cannot be reached stays on record until it can."""
     volume = plane.volume(name)
     _not_busy(plane, name)
+    own = {replica.uuid for replica in volume.replicas}
     for replica in volume.replicas:
         plane = give_up(plane, volume, replica)
     for leftover in [each for each in plane.storage.leftovers.values() if each.volume == name]:
+        own.add(leftover.uuid)
         plane = plane.with_leftover(replace(leftover, volume=None))
     volumes = {key: each for key, each in plane.storage.volumes.items() if key != name}
     plane = replace(
@@ -104,7 +106,7 @@ def delete_volume(plane: Plane, name: str) -> Plane:
         volumes=without_key(plane.volumes, name),
         shutdown=tuple(target for target in plane.shutdown if target.volume != name),
     )
-    return collect(plane)
+    return destroy(plane, own)
 
 
 def publish(plane: Plane, name: str, wanted: Publication, rng: Random) -> Plane:
@@ -188,13 +190,13 @@ def unpublish(plane: Plane, name: str) -> Plane:
         replica if replica.copy is Copy.COMPLETE else replace(replica, copied_bytes=0.0) for replica in volume.replicas
     )
     fresh = replace(entry, target=None, rebuilds=(), starts={}, owned=frozenset())
-    return collect(plane.with_volume(replace(volume, target_node=None, replicas=replicas), fresh))
+    return plane.with_volume(replace(volume, target_node=None, replicas=replicas), fresh)
 
 
 def delete_shutdown_targets(plane: Plane, name: str) -> Plane:
     plane.volume(name)
     _not_busy(plane, name)
-    return collect(replace(plane, shutdown=tuple(each for each in plane.shutdown if each.volume != name)))
+    return replace(plane, shutdown=tuple(each for each in plane.shutdown if each.volume != name))
 
 
 def set_max_snapshots(plane: Plane, name: str, value: int) -> Plane:
@@ -236,15 +238,16 @@ def without_child(entry: VolumeEntry, replica: str) -> VolumeEntry:
 
 
 def give_up(plane: Plane, volume: SimVolume, replica: SimReplica) -> Plane:
-    """Note that a replica is nobody's any more. It is deleted as soon as nothing holds it and it can be reached."""
+    """Note that a replica is nobody's any more."""
     leftover = Leftover(replica.uuid, replica.pool, volume.taken_bytes, plane.now)
     return plane.with_leftover(leftover)
 
 
-def collect(plane: Plane) -> Plane:
-    """Delete the replicas that are nobody's, are held by nothing, and can be reached."""
-    for leftover in list(plane.storage.leftovers.values()):
-        if leftover.volume is None and plane.storage.reachable(leftover.pool) and not plane.holders(leftover.uuid):
+def destroy(plane: Plane, uuids: set[str]) -> Plane:
+    """Delete these, of what is nobody's, is held by nothing, and can be reached."""
+    for leftover in [plane.storage.leftovers[uuid] for uuid in sorted(uuids)]:
+        deletable = leftover.volume is None and plane.storage.reachable(leftover.pool)
+        if deletable and not plane.holders(leftover.uuid):
             plane = plane.without_leftover(leftover.uuid)
     return plane
 
