@@ -3,8 +3,6 @@
 import asyncio
 from dataclasses import replace
 
-import pytest
-
 from common.placement import Tier
 from common.reasons import Reason
 from sandbox.demo.board import Board, follow
@@ -70,8 +68,7 @@ async def test_with_the_migrator_in_dry_run_nothing_moves_and_nothing_is_written
     assert not outcome.decisions["pvc-hot"].stays, "it would move"
 
 
-@pytest.mark.parametrize("cap", [1, 2])
-async def test_caps_hold_while_many_move(cap: int) -> None:
+async def test_the_cap_holds_while_more_want_to_move() -> None:
     volumes = [
         replace(
             HOT,
@@ -79,8 +76,8 @@ async def test_caps_hold_while_many_move(cap: int) -> None:
             expected=Moves(Tier.HOT, frozenset(["pool-nvme-1"]), "hot on SATA"),
             size_gib=5,
         )
-        for number in range(4)
+        for number in range(3)
     ]
-    setup = Setup(tempo=Tempo(max_concurrent=cap))
+    setup = Setup(tempo=Tempo(max_concurrent=1))
     outcome = await played(*volumes, setup=setup)
     assert outcome.good, outcome.verdict.differences
