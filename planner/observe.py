@@ -128,13 +128,18 @@ class Cluster:
             policies={name: item for name, item in self._policies.items() if isinstance(item, Policy)},
             invalid_policies={name: item for name, item in self._policies.items() if isinstance(item, InvalidPolicy)},
             volumes=dict(self._volumes),
-            attached=frozenset(self._attached),
+            attached=self._attached_volumes(),
             placements=placements,
             placements_problem=placements_problem,
             migrations=self.records(),
             heat=heat,
             limits=self._limits,
         )
+
+    def _attached_volumes(self) -> frozenset[str]:
+        """Name the attached volumes; with an attachment that cannot be read, it could be any, so all are."""
+        unreadable = self._copies["VolumeAttachments"].undecodable
+        return frozenset(self._volumes) if unreadable else frozenset(self._attached)
 
     def _expected(self) -> list[MigrationRecord]:
         earliest = self._clock.monotonic() - STARTED_SECONDS

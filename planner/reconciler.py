@@ -167,6 +167,9 @@ class Reconciler:
             await self._lease.wait_held()
             self._all_due()
             await self._lease.wait_lost()
+            # What was decided here is the past of another's reconciles now.
+            for name in tuple(self.last):
+                self._forget(name)
 
     async def _work(self) -> None:
         while True:

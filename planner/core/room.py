@@ -175,7 +175,8 @@ def _no_space(case: Case, pools: list[Pool], tier: Tier, size: int) -> Held:
     """Tell a tier that is being emptied from one that has no space for this volume."""
     ledger = case.view.ledger
     free = format_bytes(max(0, ledger.available(pools[0])))
-    detail = f"needs {format_bytes(size)}; the roomiest {tier} pool, {pools[0].name}, has {free} but for head-room"
+    roomiest = f"the roomiest {tier} pool, {pools[0].name}, has {free} after promises and head-room"
+    detail = f"needs {format_bytes(size)}; {roomiest}"
     if any(ledger.available(pool) + ledger.leaving[pool.name] >= size for pool in pools):
         return Held(Reason.TIER_FULL, f"{detail}; moves under way or planned make room")
     return Held(Reason.NO_POOL_WITH_SPACE, detail)
