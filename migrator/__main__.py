@@ -55,9 +55,6 @@ class Settings(CommonSettings):
     sync_poll_interval_seconds: float = setting(
         10.0, "how often a rebuild is looked at besides what watches tell", minimum=0.001
     )
-    read_gap_seconds: float = setting(
-        1.0, "how far apart the two reads are, at least, that a replica's removal rests on", minimum=0.001
-    )
     dry_run: bool = setting(False, "analyze only; write nothing to Mayastor")
     preservation_mode: bool = setting(False, "never remove a source replica: moves end with one replica more")
     backend: BackendChoice = setting(BackendChoice.AUTO, "which Mayastor is spoken to: auto, crd")
@@ -89,7 +86,6 @@ def rules_of(settings: Settings) -> Rules:
         caps=Caps(settings.max_concurrent_migrations, settings.max_per_pool, settings.max_per_node),
         timeout_seconds=settings.migration_timeout_minutes * 60,
         poll_seconds=settings.sync_poll_interval_seconds,
-        read_gap_seconds=settings.read_gap_seconds,
         dry_run=settings.dry_run,
         preservation=settings.preservation_mode,
         pass_seconds=settings.admission_interval_seconds,

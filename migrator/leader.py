@@ -40,7 +40,6 @@ class Rules:
     caps: Caps
     timeout_seconds: float
     poll_seconds: float
-    read_gap_seconds: float
     dry_run: bool
     preservation: bool
     pass_seconds: float
@@ -224,7 +223,7 @@ class Leader:
             preservation=self._rules.preservation,
             timeout_seconds=timeout,
             poll_seconds=self._rules.poll_seconds,
-            read_gap_seconds=self._rules.read_gap_seconds,
+            read_gap_seconds=self._shared.backend.read_gap_seconds,
         )
 
     # --- execution -----------------------------------------------------------------------------------------------

@@ -64,6 +64,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def read_gap_seconds(self) -> float:
+        """How far apart two reads are, at least, that are to count as two."""
+        ...
+
+    @property
     def volumes(self) -> Mapping[str, VolumeSeen]:
         """The copy of all volumes, by PV name; a moment old."""
         ...

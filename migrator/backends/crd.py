@@ -56,6 +56,7 @@ NEEDED: Final = (
     ("status", "replicas", "syncState"),
 )
 """Fields without which a MayastorVolume is another one than the specification's."""
+READ_GAP_SECONDS: Final = 1.0
 _SYNCED: Final = frozenset({"Synced"})
 _SYNCING: Final = frozenset({"Syncing", "Rebuilding"})
 _FAULTED: Final = frozenset({"Faulted", "Offline", "Failed", "Error"})
@@ -99,6 +100,10 @@ class CrdBackend:
     @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
+
+    @property
+    def read_gap_seconds(self) -> float:
+        return READ_GAP_SECONDS
 
     @property
     def volumes(self) -> Mapping[str, VolumeSeen]:

@@ -155,7 +155,6 @@ def quick_settings(**changed: Any) -> Settings:
             "health_addr": "127.0.0.1:0",
             "drain_seconds": 0.2,
             "sync_poll_interval_seconds": 0.2,
-            "read_gap_seconds": 0.1,
             "admission_interval_seconds": 0.5,
             "lease_duration_seconds": 4.0,
             "lease_renew_seconds": 3.0,

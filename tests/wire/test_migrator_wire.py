@@ -273,7 +273,7 @@ async def test_a_cancel_before_scaling_down_puts_everything_back(tmp_path: Path)
 
 
 async def test_a_cancel_in_scaling_down_says_that_it_is_too_late(tmp_path: Path) -> None:
-    async with stage(tmp_path, read_gap_seconds=2.0) as running:
+    async with stage(tmp_path) as running:
         name = (await running.start()).name
         await running.until(name, lambda m: m.state == pb.MIGRATION_STATE_SCALING_DOWN)
         answer = await running.cancel(name)
