@@ -60,6 +60,8 @@ class ControlPlane:
 
         Raises ToolMissingError where `make tools` has not been run.
         """
+        for name in ("etcd", "kube-apiserver"):
+            tool(name)  # one that is missing is told before anything is made on disk
         self._temporary = directory is None
         self.directory = directory if directory is not None else Path(tempfile.mkdtemp(prefix="couchestor-kube-"))
         self.url = f"https://{HOST}:{free_port()}"

@@ -49,6 +49,7 @@ class Prometheus:
 
         Raises ToolMissingError where no Prometheus is installed and `make tools` has not been run.
         """
+        tool("prometheus")  # if it is missing, that is told before anything is made on disk
         self._temporary = directory is None
         self.directory = directory if directory is not None else Path(tempfile.mkdtemp(prefix="couchestor-prometheus-"))
         self.url = f"http://{HOST}:{free_port()}"
