@@ -11,7 +11,7 @@ told, so a lost copy in a simulation is always somebody's fault and never the mo
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from random import Random
@@ -107,17 +107,22 @@ def step(state: State, now: float, rng: Random, settings: Settings) -> tuple[Sta
 
 
 def step_with(
-    acts: tuple[Act, ...], state: State, now: float, rng: Random, settings: Settings
+    acts: tuple[Act, ...],
+    state: State,
+    now: float,
+    rng: Random,
+    settings: Settings,
+    names: Iterable[str] | None = None,
 ) -> tuple[State, tuple[Change, ...]]:
     """
-    Let only some acts happen, as `step` lets all.
+    Let only some acts happen, as `step` lets all; `names` are the volumes they happen to, None: all of them.
 
     Where counts are changed by calls, as in the REST API, it is the control plane that adds, drops and heals.
     """
     elapsed = max(0.0, now - state.at)
     state = replace(state, at=max(now, state.at))
     changes: list[Change] = []
-    for name in sorted(state.volumes):
+    for name in sorted(state.volumes if names is None else names):
         for act in acts:
             before = state.volumes[name]
             after = act(Moment(state, before, elapsed, rng, settings, changes))

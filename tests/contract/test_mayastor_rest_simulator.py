@@ -384,6 +384,20 @@ async def test_a_replica_that_stays_away_is_replaced_and_its_space_given_back() 
     assert cluster.front.state.used_bytes("p2") == 0
 
 
+async def test_the_only_whole_replica_is_waited_for_however_long_it_is_away() -> None:
+    cluster = RestCluster()
+    await cluster.create(on="p1")
+    await cluster.publish("n2")
+    await cluster.count(2)
+    await cluster.wait(3.0)
+    cluster.front.set_node_lost("n1", lost=True)
+    await cluster.wait(120.0)
+    assert (await cluster.read())["state"]["status"] == "Faulted"
+    cluster.front.set_node_lost("n1", lost=False)
+    await cluster.synced()
+    assert "p1" in pools_of(await cluster.read())
+
+
 async def test_a_cordon_keeps_a_node_from_targets_and_from_rebuilds() -> None:
     cluster = RestCluster()
     await cluster.create(on="p1")

@@ -7,6 +7,7 @@ between the caller lets time pass. That is all a server or a simulation has to a
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,10 +22,11 @@ from sandbox.fronts.mayastor_rest.requests import Parts, Request, UnreadableErro
 from sandbox.fronts.mayastor_rest.views import View
 from sandbox.world.control.counts import begin_count_change
 from sandbox.world.control.plane import ControlSettings, Plane, RefusedError
-from sandbox.world.control.reconcile import Finished, advance
+from sandbox.world.control.reconcile import Finished, advance, noticed
 from sandbox.world.mayastor import Change
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+REMEMBERED_REQUESTS: Final = 100_000
 _UNKNOWN: Final = Answer(404)
 
 
@@ -61,8 +63,8 @@ class RestApi:
         self.cache = StateCache(plane, settings.control, settings.cache_seconds)
         self.changes: list[Change] = []
         """All that happened to replicas as time passed, oldest first."""
-        self.requests: list[Request] = []
-        """All that was asked, oldest first."""
+        self.requests: deque[Request] = deque(maxlen=REMEMBERED_REQUESTS)
+        """What was asked lately, oldest first."""
         self._epoch = epoch
         self._finished: dict[int, Finished] = {}
         self._routes = calls.routes(settings.control.version)
@@ -83,7 +85,7 @@ class RestApi:
 
     def change(self, act: Callable[[Plane], Plane]) -> None:
         """Change the world behind the API's back: lose a node, take a pool away."""
-        self.plane = act(self.plane)
+        self.plane = noticed(act(self.plane), self.rng, self.settings.control)
 
     def set_control(self, settings: ControlSettings) -> None:
         """Set the control plane up anew."""

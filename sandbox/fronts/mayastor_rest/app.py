@@ -7,7 +7,7 @@ The same can be asked without a socket (`ask`), which is how a simulation on vir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from types import TracebackType
@@ -124,8 +124,8 @@ class MayastorRestFront:
         return self.api.changes
 
     @property
-    def requests(self) -> list[Request]:
-        """All that was asked, oldest first."""
+    def requests(self) -> Sequence[Request]:
+        """What was asked lately, oldest first."""
         return self.api.requests
 
     def inject(self, fault: Fault) -> None:

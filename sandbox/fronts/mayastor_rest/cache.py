@@ -56,7 +56,7 @@ class StateCache:
         """
         if before is plane:
             return
-        changed = [name for name in plane.volumes if _parts(before, name) != _parts(plane, name)]
+        changed = [name for name in _differing(before, plane) if _parts(before, name) != _parts(plane, name)]
         made = plane.storage.leftovers.keys() - before.storage.leftovers.keys()
         grown = {
             uuid
@@ -64,7 +64,8 @@ class StateCache:
             if uuid in before.storage.leftovers and before.storage.leftovers[uuid].exists != left.exists
         }
         gone = before.storage.leftovers.keys() - plane.storage.leftovers.keys()
-        if not (changed or made or grown or gone or before.pools != plane.pools or before.volumes != plane.volumes):
+        deleted = before.volumes.keys() != plane.volumes.keys() or before.pools.keys() != plane.pools.keys()
+        if not (changed or made or grown or gone or deleted):
             return
         fresh = observe(plane, self._settings)
         replicas = {replica.uuid for name in changed for replica in plane.storage.volumes[name].replicas}
@@ -86,6 +87,18 @@ class StateCache:
 
     def _round_of(self, now: float) -> int:
         return 0 if self.seconds <= 0 else math.floor(now / self.seconds + _SLACK)
+
+
+def _differing(before: Plane, plane: Plane) -> list[str]:
+    """The volumes that are not the very same in two planes: of what was not touched the objects are."""
+    old, new = before.storage.volumes, plane.storage.volumes
+    if old is new and before.volumes is plane.volumes:
+        return []
+    return [
+        name
+        for name, entry in plane.volumes.items()
+        if before.volumes.get(name) is not entry or old.get(name) is not new[name]
+    ]
 
 
 def _parts(plane: Plane, volume: str) -> tuple[Target | None, frozenset[str]]:

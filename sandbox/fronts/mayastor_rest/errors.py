@@ -80,6 +80,9 @@ _WORDINGS: Final[Mapping[Refusal, _Wording]] = MappingProxyType(
         Refusal.REPLICA_NOT_FOUND: _not_found("ReplicaNotFound", "Replica"),
         Refusal.TARGET_NOT_FOUND: _not_found("NexusNotFound", "Nexus"),
         Refusal.CHILD_NOT_FOUND: _not_found("ChildNotFound", "Child of nexus"),
+        Refusal.LAST_CHILD: _precondition(
+            "LastHealthyChild", lambda subject, _: f"Cannot remove the last healthy child of nexus '{subject}'"
+        ),
         Refusal.VOLUME_EXISTS: _exists("Volume"),
         Refusal.POOL_EXISTS: _exists("Pool"),
         Refusal.POOL_CORDON_EXISTS: _exists("Pool"),

@@ -233,6 +233,7 @@ class Refusal(StrEnum):
     REPLICA_NOT_FOUND = "ReplicaNotFound"
     TARGET_NOT_FOUND = "TargetNotFound"
     CHILD_NOT_FOUND = "ChildNotFound"
+    LAST_CHILD = "LastChild"
     VOLUME_EXISTS = "VolumeExists"
     POOL_EXISTS = "PoolExists"
     POOL_CORDON_EXISTS = "PoolCordonExists"

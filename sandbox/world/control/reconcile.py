@@ -57,11 +57,8 @@ def advance(plane: Plane, now: float, rng: Random, settings: ControlSettings) ->
     """Take the plane to the moment `now`, in seconds of the model's clock; a moment before its own is no time."""
     changes: list[Change] = []
     finished: list[Finished] = []
-    first = True
-    while plane.now < now - _SLACK or first:
-        first = False
-        moment = _next_moment(plane, now, settings)
-        plane = _pass(plane, moment, rng, settings, changes)
+    while plane.now < now - _SLACK:
+        plane = _pass(plane, _next_moment(plane, now, settings), rng, settings, changes)
         for change in sorted(plane.changes.values(), key=lambda each: each.number):
             plane = go_on(plane, change)
             if change.due <= plane.now + _SLACK:
@@ -75,41 +72,53 @@ def advance(plane: Plane, now: float, rng: Random, settings: ControlSettings) ->
 
 def _next_moment(plane: Plane, now: float, settings: ControlSettings) -> float:
     """The next moment at which something may happen; `now` at once where nothing is going on."""
-    if now <= plane.now or not restless(plane):
-        return max(now, plane.now)
+    if not restless(plane):
+        return now
     tick = (math.floor(plane.now / settings.reconcile_seconds + _SLACK) + 1) * settings.reconcile_seconds
     return min(now, tick, *(change.due for change in plane.changes.values() if change.due > plane.now))
 
 
 def restless(plane: Plane) -> bool:
     """Whether anything changes by itself."""
+    drained = any(node.drains for node in plane.nodes.values())
+    return bool(plane.changes or plane.storage.leftovers or drained or unsettled(plane))
+
+
+def unsettled(plane: Plane) -> list[str]:
+    """The volumes that change by themselves. All others stay as they are, however much time passes."""
     storage = plane.storage
-    if plane.changes or storage.leftovers or storage.lost_nodes:
-        return True
-    if any(not pool.online for pool in storage.pools.values()) or any(node.drains for node in plane.nodes.values()):
-        return True
-    return any(
-        len(volume.replicas) != volume.replica_count
+    lost = {name for name in storage.pools if not storage.reachable(name)}
+    return [
+        name
+        for name, volume in storage.volumes.items()
+        if len(volume.replicas) != volume.replica_count
         or any(
             replica.copy is not Copy.COMPLETE
             or replica.away_since is not None
+            or replica.pool in lost
             or (volume.target_node is not None and not replica.attached)
             for replica in volume.replicas
         )
-        for volume in storage.volumes.values()
-    )
+    ]
 
 
 def _pass(plane: Plane, now: float, rng: Random, settings: ControlSettings, changes: list[Change]) -> Plane:
     """Let the storage go on, and keep what a target remembers of its rebuilds."""
     acts = (mayastor.notice, mayastor.rebuild)
-    storage, seen = mayastor.step_with(acts, plane.storage, now, rng, settings.storage)
+    storage, seen = mayastor.step_with(acts, plane.storage, now, rng, settings.storage, unsettled(plane))
     plane = replace(plane, storage=storage)
     changes.extend(seen)
     for change in seen:
         if change.kind in {ChangeKind.SYNCED, ChangeKind.FAILED}:
             plane = _remember(plane, change)
     return plane
+
+
+def noticed(plane: Plane, rng: Random, settings: ControlSettings) -> Plane:
+    """See at once which replicas went away or came back, after something outside of the control plane changed."""
+    acts = (mayastor.notice,)
+    storage, _ = mayastor.step_with(acts, plane.storage, plane.now, rng, settings.storage, unsettled(plane))
+    return replace(plane, storage=storage)
 
 
 def _remember(plane: Plane, change: Change) -> Plane:
@@ -169,7 +178,8 @@ def _look_after(plane: Plane, name: str, rng: Random, settings: ControlSettings)
         volume, entry = plane.storage.volumes[name], plane.volumes[name]
     if len(volume.replicas) > volume.replica_count:
         return _trim(plane, volume, rng, settings)
-    if entry.target is None or plane.storage.target_lost(volume) or not volume.self_heal:
+    hopeless = plane.storage.target_lost(volume) or not volume.usable
+    if entry.target is None or hopeless or not volume.self_heal:
         return plane
     for replica in volume.replicas:
         healed = _heal(plane, volume, replica, rng, settings)

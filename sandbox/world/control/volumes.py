@@ -213,6 +213,9 @@ def remove_child(plane: Plane, target: str, replica: str) -> Plane:
         raise RefusedError(Refusal.CHILD_NOT_FOUND, target, replica)
     volume = plane.storage.volumes[entry.target.volume]
     left = next((each for each in volume.replicas if each.uuid == replica), None)
+    others = [each for each in volume.replicas if each.usable and each.attached and each.uuid != replica]
+    if not others:
+        raise RefusedError(Refusal.LAST_CHILD, target)
     if left is not None:
         volume = with_replica(volume, replace(left, attached=False, copy=Copy.PARTIAL, copied_bytes=0, since=plane.now))
     return plane.with_volume(volume, replace(without_child(entry, replica), owned=entry.owned | {replica}))

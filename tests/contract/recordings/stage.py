@@ -8,6 +8,7 @@ had small disks in memory. Everything else is as by default.
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -141,7 +142,7 @@ class Stage:
             self.now, api.plane, state, api.changes, api._finished = kept[0], kept[1], kept[2], kept[3], dict(kept[4])
             api.rng.setstate(state)
             cache.seen, cache.seen_at, cache._round, cache.seconds = seen
-            api.requests, api.faults._pending = list(asked), list(pending)
+            api.requests, api.faults._pending = deque(asked), list(pending)
 
         return restore
 
