@@ -35,28 +35,30 @@ FAILURES = (ServiceDiedError, ProcessError, ControlPlaneError, ToolMissingError,
 
 
 async def demo(cluster: ClusterKind, *, keep: bool, patience_seconds: float, console: Console) -> int:
-    """Play it; returns the exit code."""
+    """Play it; returns the exit code. The logs stay only where something went wrong."""
     clock = SystemClock()
     begun = clock.monotonic()
     board, setup = Board(), Setup(cluster=cluster, restart_killed=keep)
     with View(console, setup.scenario, board, lambda: clock.monotonic() - begun) as view:
         environment = Environment(setup, clock=clock, say=view.say)
-        async with environment, contextlib.AsyncExitStack() as stack:
-            environment.observer.on_violation = view.violation
-            view.say("everything is up; the policies are applied")
-            view.begin()
-            following = asyncio.create_task(follow(environment, board))
-            stack.callback(following.cancel)
-            outcome = await play(environment, board, patience_seconds=patience_seconds)
-            view.end()
-            tell(console, environment, board, outcome, keep=keep)
-            if keep:
-                console.print(
-                    "everything stays up until Ctrl-C (or SIGTERM); a service that you kill is started again\n"
-                )
-            console.print(summary(outcome, clock.monotonic() - begun), soft_wrap=True, highlight=False)
-            if keep:
-                await _until_interrupted(environment)
+        try:
+            async with environment, contextlib.AsyncExitStack() as stack:
+                environment.observer.on_violation = view.violation
+                view.say("everything is up; applying the policies")
+                view.begin()
+                following = asyncio.create_task(follow(environment, board))
+                stack.callback(following.cancel)
+                outcome = await play(environment, board, patience_seconds=patience_seconds)
+                view.end()
+                tell(console, environment, board, outcome, keep=keep)
+                if keep:
+                    console.print("all stays up until Ctrl-C (or SIGTERM); a service that you kill is started again\n")
+                console.print(summary(outcome, clock.monotonic() - begun), soft_wrap=True, highlight=False)
+                if keep:
+                    await _until_interrupted(environment)
+        except asyncio.CancelledError:
+            shutil.rmtree(environment.directory, ignore_errors=True)
+            raise
         if outcome.good:
             shutil.rmtree(environment.directory, ignore_errors=True)
     return 0 if outcome.good else 1

@@ -115,6 +115,8 @@ class Environment:
             await self._start()
         except BaseException:
             await self._stack.aclose()
+            with contextlib.suppress(OSError):
+                self.directory.rmdir()  # only if nothing was logged
             raise
         return self
 

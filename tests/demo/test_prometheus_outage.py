@@ -7,6 +7,7 @@ The volume's cooldown is taken away during the outage, so that nothing but the u
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,11 +53,11 @@ async def until(what: str, condition: Callable[[], Awaitable[bool]], seconds: fl
 
 @pytest.mark.parametrize("cluster", list(ClusterKind))
 async def test_a_cold_volume_is_not_demoted_during_an_outage_of_prometheus_and_is_after_it(
-    cluster: ClusterKind,
+    cluster: ClusterKind, tmp_path: Path
 ) -> None:
     if cluster is ClusterKind.REAL:
         require_real("kube-apiserver", "etcd", "prometheus")
-    async with Environment(Setup(cluster=cluster, scenario=SCENARIO, tempo=TEMPO)) as environment:
+    async with Environment(Setup(cluster=cluster, scenario=SCENARIO, tempo=TEMPO, directory=tmp_path)) as environment:
 
         async def moved_ago(ago: timedelta) -> None:
             moved = (environment.clock.now() - ago).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,7 +1,9 @@
 """A demo that should fail does: the services are real, and the scenario asks for what they rightly do not do."""
 
 import asyncio
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 from common.placement import Tier
 from common.reasons import Reason
@@ -21,7 +23,13 @@ CALM = DemoVolume("pvc-calm", ("pool-sata-2",), 15, 1000, Stays(Reason.BETWEEN_W
 async def played(
     *volumes: DemoVolume, setup: Setup | None = None, limits: Limits | None = None, patience_seconds: float = 30.0
 ) -> Outcome:
-    setup = replace(setup or Setup(), scenario=Scenario(POOLS, volumes, POLICIES))
+    scenario = Scenario(POOLS, volumes, POLICIES)
+    with tempfile.TemporaryDirectory() as directory:
+        setup = replace(setup or Setup(), scenario=scenario, directory=Path(directory))
+        return await _played(setup, limits, patience_seconds)
+
+
+async def _played(setup: Setup, limits: Limits | None, patience_seconds: float) -> Outcome:
     async with Environment(setup) as environment:
         if limits is not None:
             environment.observer.limits = limits
