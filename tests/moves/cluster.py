@@ -101,7 +101,7 @@ class Sent:
     dry_run: bool = False
 
 
-@dataclass(slots=True)
+@dataclass
 class WatchedApi(DirectKubeApi):
     """The store's API as one process has it: every write is noted, and any may go wrong."""
 
@@ -124,7 +124,7 @@ class WatchedApi(DirectKubeApi):
     async def create(
         self, resource: Resource, body: Body, namespace: str | None = None, *, dry_run: bool = False
     ) -> msgspec.Raw:
-        call = super(WatchedApi, self).create
+        call = super().create
         sent = Sent("create", resource, str(body["metadata"].get("name", "")), body, "", dry_run)
         answer: msgspec.Raw = await self._write(sent, lambda: call(resource, body, namespace, dry_run=dry_run))
         return answer
@@ -139,7 +139,7 @@ class WatchedApi(DirectKubeApi):
         subresource: str = "",
         dry_run: bool = False,
     ) -> msgspec.Raw:
-        call = super(WatchedApi, self).patch
+        call = super().patch
         sent = Sent("patch", resource, name, body, subresource, dry_run)
         answer: msgspec.Raw = await self._write(
             sent, lambda: call(resource, name, body, namespace, subresource=subresource, dry_run=dry_run)
@@ -311,6 +311,11 @@ class Cluster:
         plural = MAYASTOR_VOLUMES.plural
         made = (sent for sent in self.sent if sent.resource.plural == plural and sent.name == name)
         return [without_version(sent.body) for sent in made if not sent.dry_run]
+
+    def sent_to_volume(self, name: str = VOLUME) -> list[Sent]:
+        """List all that was sent to a volume, tried without effect or for good."""
+        plural = MAYASTOR_VOLUMES.plural
+        return [sent for sent in self.sent if sent.resource.plural == plural and sent.name == name]
 
 
 def without_version(body: Mapping[str, Any]) -> dict[str, Any]:
