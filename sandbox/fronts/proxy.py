@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import io
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -276,8 +277,12 @@ class HoldingProxy:
         async with self._open("GET", request.path_qs, b"", _passed(request)) as answer:
             response = web.StreamResponse(status=answer.status, headers=_returned(answer))
             await response.prepare(request)
-            async for chunk in answer.content.iter_any():
-                await response.write(chunk)
+            try:
+                async for chunk in answer.content.iter_any():
+                    await response.write(chunk)
+            finally:
+                if answer.connection is not None and answer.connection.transport is not None:
+                    answer.connection.transport.abort()  # broken off: no good-bye over TLS that nobody waits for
             await response.write_eof()
             return response
 
@@ -289,7 +294,9 @@ class HoldingProxy:
         if self._upstream.token:
             headers = {**headers, "Authorization": f"Bearer {self._upstream.token}"}
         url = URL(self._upstream.url + path, encoded=True)
-        return self._session.request(method, url, data=content or None, headers=headers, allow_redirects=False)
+        return self._session.request(
+            method, url, data=io.BytesIO(content) if content else None, headers=headers, allow_redirects=False
+        )
 
 
 def _passed(request: web.Request) -> dict[str, str]:

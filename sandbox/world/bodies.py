@@ -13,7 +13,7 @@ import msgspec
 from sandbox.world import metadata as meta
 from sandbox.world.history import Stored, encode
 from sandbox.world.kinds import Kind, Version
-from sandbox.world.status import Cause, StatusError, bad_request, invalid, not_served, quoted
+from sandbox.world.status import Cause, StatusError, bad_request, conflict, invalid, not_served, quoted
 
 STATUS: Final = "status"
 _LARGEST_EXACT_FLOAT: Final = 1e21
@@ -98,6 +98,23 @@ def check_identity(kind: Kind, version: Version, old: Stored, new: Body, metadat
         if new.get(field) != wanted:
             rule = f"Invalid value: {quoted(new.get(field))}: must be {wanted}"
             raise invalid(str(new.get("kind")), kind.group, old.name, [Cause("FieldValueInvalid", rule, field)])
+
+
+def check_delete(kind: Kind, old: Stored, uid: str, resource_version: str) -> None:
+    """Check the preconditions of a deletion. Raises StatusError 409."""
+    actual = old.body["metadata"]["uid"]
+    if uid and uid != actual:
+        why = (
+            f"the UID in the precondition ({uid}) does not match the UID in record ({actual}). The object might "
+            "have been deleted and then recreated"
+        )
+        raise conflict(kind.kind, kind.group, old.name, why)
+    if resource_version and resource_version != str(old.resource_version):
+        why = (
+            f"the ResourceVersion in the precondition ({resource_version}) does not match the ResourceVersion in "
+            f"record ({old.resource_version}). The object might have been modified"
+        )
+        raise conflict(kind.kind, kind.group, old.name, why)
 
 
 def check_number(resource_version: str) -> None:

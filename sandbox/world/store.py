@@ -25,6 +25,7 @@ from sandbox.world import schema as schemas
 from sandbox.world.bodies import (
     STATUS,
     Body,
+    check_delete,
     check_identity,
     check_number,
     check_type,
@@ -301,7 +302,7 @@ class Store:
         table, version = self._table(resource)
         kind = table.kind
         old = self._find(table, name, namespace)
-        self._check_delete(kind, old, uid, resource_version)
+        check_delete(kind, old, uid, resource_version)
         metadata: Mapping[str, Any] = old.body["metadata"]
         if not metadata.get("finalizers"):
             if not dry_run:
@@ -379,21 +380,6 @@ class Store:
                 self._remove(table, old)
             return encode({**new, "apiVersion": api_version})
         return self._commit(table, EventType.MODIFIED, old, new).raw_as(api_version)
-
-    def _check_delete(self, kind: Kind, old: Stored, uid: str, resource_version: str) -> None:
-        actual = old.body["metadata"]["uid"]
-        if uid and uid != actual:
-            why = (
-                f"the UID in the precondition ({uid}) does not match the UID in record ({actual}). The object might "
-                "have been deleted and then recreated"
-            )
-            raise conflict(kind.kind, kind.group, old.name, why)
-        if resource_version and resource_version != str(old.resource_version):
-            why = (
-                f"the ResourceVersion in the precondition ({resource_version}) does not match the ResourceVersion in "
-                f"record ({old.resource_version}). The object might have been modified"
-            )
-            raise conflict(kind.kind, kind.group, old.name, why)
 
     def _commit(self, table: _Table, change: EventType, old: Stored | None, new: dict[str, Any]) -> Stored:
         self._version += 1
