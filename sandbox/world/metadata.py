@@ -57,6 +57,11 @@ def checked_shape(body: Mapping[str, Any]) -> dict[str, Any]:
     )
     if not isinstance(metadata, dict):
         raise _undecodable("metadata", metadata)
+    # A null among labels or annotations is an empty text to a server written in Go.
+    metadata = {**metadata}
+    for field in ("labels", "annotations"):
+        if isinstance(metadata.get(field), dict):
+            metadata[field] = {key: "" if value is None else value for key, value in metadata[field].items()}
     for field, container, item in shapes:
         value = metadata.get(field)
         if value is None:

@@ -155,8 +155,9 @@ async def watched(
     *,
     meanwhile: Callable[[], Awaitable[object]] | None = None,
     bookmarks: bool = False,
+    until: Callable[[dict[str, Any]], bool] | None = None,
 ) -> list[tuple[EventType, dict[str, Any]]]:
-    """Read `count` events of a watch; `meanwhile` runs once it is open (or about to be)."""
+    """Read `count` events of a watch, or up to one that is wanted; `meanwhile` runs beside it."""
     found: list[tuple[EventType, dict[str, Any]]] = []
     other = asyncio.ensure_future(meanwhile()) if meanwhile else None
     try:
@@ -164,7 +165,7 @@ async def watched(
             async for event in watch:
                 if bookmarks or event.type is not EventType.BOOKMARK:
                     found.append((event.type, decoded(event.object)))
-                if len(found) == count:
+                if len(found) == count or (until is not None and found and until(found[-1][1])):
                     break
     finally:
         if other is not None:
