@@ -83,7 +83,7 @@ class Executor:
         self._changed.set()
 
     def _elapsed(self) -> float:
-        return self._counted + self._shared.clock.monotonic() - self._since
+        return round(self._counted + self._shared.clock.monotonic() - self._since, 3)
 
     async def run(self) -> End:
         """

@@ -160,15 +160,8 @@ class Journal:
             resource_version=volume.version if volume is not None else "",
             repeats=repeats,
         )
-        await self.store(
-            replace(
-                status,
-                steps=(*status.steps, step),
-                reason="",
-                message=decision.detail[:_DETAIL],
-                elapsed_seconds=elapsed,
-            )
-        )
+        status = replace(status, steps=(*status.steps, step), elapsed_seconds=elapsed)
+        await self.store(replace(status, reason="", message=decision.detail[:_DETAIL]), again=False)
 
     async def learn(self, number: int, result: Result, now: datetime, elapsed: float) -> None:
         """Store what became of an intent."""

@@ -37,7 +37,7 @@ from migrator.annotations import ClusterObjects
 from migrator.backends.base import BackendError
 from migrator.backends.crd import CrdBackend
 from migrator.core.model import End
-from migrator.executor import Execution, Executor, NotLeaderError
+from migrator.executor import Execution, Executor
 from migrator.journal import Journal, JournalLostError, admitted, decode_migration
 from migrator.records import record_body, record_name
 from sandbox.world.direct import DirectKubeApi
@@ -254,9 +254,8 @@ class Cluster:
         """Give a new process its API."""
         return WatchedApi(self.store, self.sent, **disturbances)
 
-    async def migrate(self, name: str, api: WatchedApi | None = None) -> End:
-        """Execute a migration to its end, as one process; a Crash ends the process and passes through."""
-        api = api or self.api()
+    async def execute(self, name: str, api: WatchedApi) -> End:
+        """Execute a migration as one process does, once; whatever goes wrong passes through."""
         self.processes += 1
         backend = CrdBackend(
             api,
@@ -268,16 +267,16 @@ class Cluster:
             log=QUIET,
         )
         shared = Execution(api, backend, ClusterObjects(api), self.lease, self.clock, QUIET)
-        while True:
-            record = await self.record(name)
-            if record.status.state.terminal:
-                return End(record.status.state, record.status.reason, record.status.message)  # type: ignore[arg-type]
+        return await Executor(shared, await self.record(name), f"process-{self.processes}").run()
+
+    async def migrate(self, name: str, api: WatchedApi | None = None) -> None:
+        """Execute a migration to its end, beginning anew after errors; a Crash ends the process and passes through."""
+        api = api or self.api()
+        while not (await self.record(name)).status.state.terminal:
             try:
-                return await Executor(shared, record, f"process-{self.processes}").run()
+                await self.execute(name, api)
             except (KubeError, BackendError, JournalLostError):
                 await self.clock.sleep(0.5)
-            except NotLeaderError:
-                raise
 
     async def record(self, name: str) -> VolumeMigration:
         return decode_migration(await self.world.get(VOLUME_MIGRATIONS, name))
