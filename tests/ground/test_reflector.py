@@ -320,6 +320,7 @@ async def test_a_watch_that_ends_in_its_time_is_opened_again_at_once() -> None:
         await made.clock.wait_for_sleepers()
         await made.clock.advance(900.5)
         assert len(api.watches) == 4
+        assert made.reflector.age_seconds == pytest.approx(0.5), "an orderly end is a word too"
         assert made.logged == []
 
 
