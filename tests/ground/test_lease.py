@@ -40,7 +40,8 @@ class Cluster:
         self.store = Store(now=self.clock.now, rng=random.Random(1))
         self.api = DirectKubeApi(self.store)
         self.before: dict[str, Exception | str] = {}
-        self.after: dict[str, Exception] = {}
+        self.after: dict[str, Exception | float] = {}
+        """An answer that is lost, or the seconds that it takes."""
         self.calls: list[tuple[str, Verb]] = []
 
     def api_of(self, identity: str) -> DirectKubeApi:
@@ -53,8 +54,11 @@ class Cluster:
                 await asyncio.Event().wait()
 
         async def after(call: Call) -> None:
-            if call.verb.writes and (trouble := self.after.get(identity)) is not None:
+            trouble = self.after.get(identity) if call.verb.writes else None
+            if isinstance(trouble, Exception):
                 raise trouble
+            if trouble is not None:
+                await self.clock.sleep(trouble)
 
         return DirectKubeApi(self.store, before=before, after=after)
 
@@ -222,6 +226,19 @@ async def test_a_holder_that_cannot_renew_lets_go_before_another_may_take_it(tro
         assert RENEW - RETRY <= let_go <= RENEW
         assert taken - let_go >= DURATION - RENEW - RETRY
         del cluster.before[holding.lease.identity]
+
+
+async def test_time_is_counted_from_the_request_and_not_from_its_late_answer() -> None:
+    cluster = Cluster()
+    first = cluster.holder("first")
+    cluster.after["first"] = RENEW - 1
+    async with running(first):
+        await cluster.clock.advance(RENEW - 0.5)
+        assert first.held()
+        cluster.before["first"] = FOREVER
+        await cluster.clock.advance(1)
+        assert not first.held(), "others have counted since the request took effect"
+        del cluster.before["first"]
 
 
 async def test_one_failed_renewal_is_no_loss() -> None:
