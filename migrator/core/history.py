@@ -173,12 +173,17 @@ class History:
         )
 
     def spec(self, original: VolumeSpec | None) -> VolumeSpec | None:
-        """Tell what the volume's spec should be, if nobody but us wrote it; not meaningful while one is unsure."""
-        for intent in reversed(self.intents):
-            if not isinstance(intent.write, PatchVolume) or intent.fate is not Fate.DONE:
-                continue
-            return intent.echo if intent.outcome is Outcome.ALTERED and intent.echo else intent.wanted()
-        return original
+        """
+        Tell what the volume's spec should be, if nobody but us wrote it; not meaningful while one is unsure.
+
+        Only what we wrote ourselves counts: what was there when we wrote something else may be somebody's.
+        """
+        held = original
+        for intent in self.intents:
+            if isinstance(intent.write, PatchVolume) and intent.fate is Fate.DONE:
+                altered = intent.outcome is Outcome.ALTERED and intent.echo is not None
+                held = intent.echo if altered else wanted(intent.write, held)
+        return held
 
 
 def read_history(status: MigrationStatus) -> History:
