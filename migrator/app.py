@@ -116,6 +116,7 @@ class Migrator:
             metrics=metrics,
             rng=rng,
             surroundings=self.placements.surroundings,
+            copy=lambda: self._migrations.items,
         )
         self.backend.listen(self.leader.wake)
         metrics.watch(
@@ -139,8 +140,11 @@ class Migrator:
 
     def not_ready(self) -> str | None:
         """Say why it cannot serve yet; a Mayastor that cannot be migrated on is told of, not unready."""
-        if self.placements.synced or not self.backend.capabilities.can_migrate:
+        capabilities = self.backend.capabilities
+        if self.placements.synced or (capabilities.known and not capabilities.can_migrate):
             return None
+        if not capabilities.known:
+            return capabilities.detail
         return "the copies of volumes, pools and migrations are not complete yet"
 
     # --- running -------------------------------------------------------------------------------------------------

@@ -1,13 +1,14 @@
 """
 The one that executes: while it holds the lease it admits what waits, runs what is admitted, and clears up after ends.
 
-It keeps no list of its own. Each pass reads all records afresh and does what they ask for; what runs here is known by
-the tasks that run it, and a migration that is admitted and not run is begun, whoever admitted it.
+It keeps no list of its own. Each pass looks at all records and does what they ask for; what runs here is known by the
+tasks that run it, and a migration that is admitted and not run is begun, whoever admitted it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -62,7 +63,9 @@ class Leader:
         metrics: MigratorMetrics,
         rng: random.Random,
         surroundings: Callable[[Mapping[str, int]], Surroundings],
+        copy: Callable[[], Mapping[str, VolumeMigration]],
     ) -> None:
+        """`copy` gives the records as a watch tells of them, by name."""
         self._shared = shared
         self._lease = lease
         self._rules = rules
@@ -70,8 +73,15 @@ class Leader:
         self._metrics = metrics
         self._rng = rng
         self._surroundings = surroundings
+        self._copy = copy
+        self._fresh = True
+        """Whether the next pass reads all records afresh: the copy may not show what the leader before did."""
+        self._ended: dict[str, VolumeMigration] = {}
+        """Ends that the copy does not show yet."""
         self._running: dict[str, Executor] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._begun: dict[str, VolumeMigration] = {}
+        """What each task began with."""
         self._kick = asyncio.Event()
         self._backoff: dict[str, Backoff] = {}
 
@@ -108,6 +118,8 @@ class Leader:
         while True:
             await self._lease.wait_held()
             self._log.info("leading")
+            self._fresh = True
+            self._ended.clear()
             self._metrics.leading.set(1)
             working = asyncio.ensure_future(self._work())
             lost = asyncio.ensure_future(self._lease.wait_lost())
@@ -129,6 +141,7 @@ class Leader:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
+        self._begun.clear()
         self._running.clear()
 
     async def _work(self) -> None:
@@ -158,7 +171,7 @@ class Leader:
     # --- one pass ------------------------------------------------------------------------------------------------
 
     async def _pass(self) -> None:
-        records = await list_migrations(self._api, self._log)
+        records = await self._records()
         for record in records:
             if record.active:
                 self._start(record)
@@ -168,6 +181,21 @@ class Leader:
         going = collectable(records, self._clock.now(), keep=self._rules.keep, keep_for=self._rules.keep_for)
         for record in going:
             await self._collect(record)
+
+    async def _records(self) -> tuple[VolumeMigration, ...]:
+        """List all records: as a watch tells of them, except for those that were written here since."""
+        if self._fresh:
+            records = await list_migrations(self._api, self._log)
+            self._fresh = False
+            return records
+        copy = self._copy()
+        self._ended = {
+            name: record
+            for name, record in self._ended.items()
+            if name in copy and not copy[name].status.state.terminal
+        }
+        running = {name: executor.record for name, executor in self._running.items()}
+        return tuple({**copy, **self._begun, **running, **self._ended}.values())
 
     async def _admit(self, records: tuple[VolumeMigration, ...]) -> None:
         waiting = {r.metadata.name: r for r in records if r.status.state is MigrationState.PENDING}
@@ -200,8 +228,7 @@ class Leader:
                 case Reject():
                     state = END_STATES[verdict.reason]
                     await journal.end(End(state, verdict.reason, verdict.detail), now, 0.0)
-                    self._on_end(journal.record)
-                    await self._release(journal.record)
+                    await self._on_end(journal.record)
                 case Queue():
                     status = msgspec.structs.replace(
                         record.status, reason=verdict.reason, message=verdict.detail, queue_position=verdict.position
@@ -234,10 +261,11 @@ class Leader:
             return
         task = asyncio.ensure_future(self._execute(record))
         self._tasks[name] = task
+        self._begun[name] = record
 
         def done(_: object) -> None:
             if self._tasks.get(name) is task:
-                del self._tasks[name]
+                del self._tasks[name], self._begun[name]
             self.kick()
 
         task.add_done_callback(done)
@@ -263,12 +291,13 @@ class Leader:
             await self._clock.sleep(pause)
         else:
             self._backoff.pop(name, None)
-            self._on_end(executor.record)
+            await self._on_end(executor.record)
         finally:
             self._running.pop(name, None)
 
-    def _on_end(self, record: VolumeMigration) -> None:
+    async def _on_end(self, record: VolumeMigration) -> None:
         status = record.status
+        self._ended[record.metadata.name] = record
         self._metrics.ended(record)
         self._log.info(
             "ended",
@@ -280,6 +309,8 @@ class Leader:
         )
         kind = "Normal" if status.state is MigrationState.COMPLETED else "Warning"
         self._tell(record, kind, f"Migration{status.state}", "Migrate", f"{status.reason}: {status.message}")
+        with contextlib.suppress(KubeError):  # the next pass sees to it
+            await self._release(record)
 
     def _tell(self, record: VolumeMigration, kind: str, reason: str, action: str, note: str) -> None:
         about = (
@@ -323,10 +354,8 @@ class Leader:
         body = {"metadata": {"resourceVersion": meta.resource_version, "finalizers": left or None}}
         try:
             await self._api.patch(VOLUME_MIGRATIONS, meta.name, body)
-        except NotFoundError:
-            return
-        except ConflictError:
-            self.kick()
+        except (NotFoundError, ConflictError):
+            return  # gone, or changed: the next pass sees it as it is then
 
     async def _collect(self, record: VolumeMigration) -> None:
         meta = record.metadata

@@ -74,6 +74,8 @@ class Placements:
         self._clock = clock
         self._watching: dict[int, Watcher] = {}
         self._handles: dict[str, str] = {}
+        self._places: dict[str, object] = {}
+        """By pool, what its refusals rest on."""
         self._active: dict[str, VolumeMigration] = {}
         backend.listen(self.note)
 
@@ -90,7 +92,11 @@ class Placements:
     # --- changes -------------------------------------------------------------------------------------------------
 
     def note(self, volumes: frozenset[str], pools: frozenset[str]) -> None:
-        """Tell all watchers that these changed."""
+        """Tell all watchers that these changed; a pool's labels and node concern every volume that might go there."""
+        told = {name: _place(self._backend.pools.get(name)) for name in pools}
+        if any(self._places.get(name) != place for name, place in told.items()):
+            volumes = frozenset(self._backend.volumes)
+        self._places.update(told)
         for watcher in self._watching.values():
             watcher.note(volumes, pools)
 
@@ -238,3 +244,7 @@ class Placements:
             holds={name: seen.pools for name, seen in self._backend.volumes.items()},
             policy_caps=policy_caps,
         )
+
+
+def _place(pool: Pool | None) -> object:
+    return (pool.node, tuple(sorted(pool.labels.items()))) if pool is not None else None

@@ -28,6 +28,8 @@ class Capabilities:
     can_migrate: bool
     detail: str = ""
     """Why not."""
+    known: bool = True
+    """False as long as nobody answered the question."""
 
 
 @dataclass(frozen=True, slots=True)

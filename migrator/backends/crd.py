@@ -87,7 +87,9 @@ class CrdBackend:
         self._rng = rng
         self._log = log
         self._listeners: list[Listener] = []
-        self._capabilities = Capabilities(NAME, can_migrate=False, detail="still looking for MayastorVolumes")
+        self._capabilities = Capabilities(
+            NAME, can_migrate=False, detail="still looking for MayastorVolumes", known=False
+        )
         self._volumes_at = self._resource(version, "mayastorvolumes", "MayastorVolume")
         self._pools_at = self._resource(version, "diskpools", "DiskPool")
         self._volume_copy: Reflector[MayastorVolume] | None = None
@@ -158,15 +160,16 @@ class CrdBackend:
         while True:
             try:
                 problem = await self._find_versions()
+                known = True
             except KubeError as error:
-                problem = str(error)
+                problem, known = str(error), False
             if problem is None:
                 self._capabilities = Capabilities(NAME, can_migrate=True)
                 self._tell(frozenset(), frozenset())
                 return
             if self._capabilities.detail != problem:
                 self._log.warning("no migrations with this Mayastor", why=problem)
-            self._capabilities = Capabilities(NAME, can_migrate=False, detail=problem)
+            self._capabilities = Capabilities(NAME, can_migrate=False, detail=problem, known=known)
             self._tell(frozenset(), frozenset())
             await self._clock.sleep(backoff.next_seconds())
 
@@ -208,13 +211,12 @@ class CrdBackend:
 
     def _on_pool(self, _key: str, old: DiskPool | None, new: DiskPool | None) -> None:
         name = _name(old, new)
-        before = self._pools.get(name)
-        if new is None:
-            self._pools.pop(name, None)
-        else:
-            self._pools[name] = self._understood(new)
-        moved = self._moved(name) if (before and before.node) != (new.pool().node if new else None) else frozenset()
-        self._tell(moved, frozenset({name}))
+        before = self._pools.pop(name, None)
+        after = self._understood(new) if new is not None else None
+        if after is not None:
+            self._pools[name] = after
+        same_node = (before.node if before is not None else None) == (after.node if after is not None else None)
+        self._tell(frozenset() if same_node else self._moved(name), frozenset({name}))
 
     def _moved(self, pool: str) -> frozenset[str]:
         """A pool's node became known: the replicas on it have theirs from there."""
