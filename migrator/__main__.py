@@ -30,8 +30,8 @@ from migrator.app import Migrator
 from migrator.core.admission import Caps
 from migrator.leader import Rules
 from migrator.metrics import MigratorMetrics
-from migrator.service import Limits
 from migrator.servicer import SERVICE, MigratorServicer
+from migrator.starting import Limits
 
 
 class BackendChoice(StrEnum):

@@ -15,7 +15,7 @@ from common.resources.memory import format_time, remembering
 from common.resources.meta import LAST_MIGRATION, MOVE_MEMORY, PARKED, ObjectMeta
 from common.resources.volume import PersistentVolume
 from migrator.backends.base import BackendError, Result
-from migrator.backends.crd import outcome_of
+from migrator.backends.mayastor_volume import outcome_of
 from migrator.core.ending import is_told, memory_entry
 from migrator.core.model import AnnotatePv, Outcome, PolicySeen, PvSeen
 

@@ -28,7 +28,8 @@ from migrator.fanout import MigrationFeed
 from migrator.leader import Leader, Rules
 from migrator.metrics import MigratorMetrics
 from migrator.placements import Placements
-from migrator.service import Limits, MigratorService
+from migrator.service import MigratorService
+from migrator.starting import Limits
 
 
 class Wiring(Protocol):

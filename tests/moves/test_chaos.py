@@ -203,7 +203,7 @@ EDITED_BEHIND_A_FENCE = Fate(
 
 
 @example(EDITED_BEHIND_A_FENCE)
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(fates())
 def test_whatever_goes_wrong_the_promises_are_kept_and_it_ends(fate: Fate) -> None:
     asyncio.run(play(fate))

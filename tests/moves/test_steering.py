@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.placement import Pool, ReplicaHealth
-from migrator.backends.crd import health, lacking_field, merge_difference
+from migrator.backends.mayastor_volume import health, lacking_field, merge_difference
 from migrator.core.model import ABSENT, canonical
 from migrator.core.steering.labels import admits, inclusion_of, separates, separating, with_inclusion
 from sandbox.world.merge import merge
