@@ -73,7 +73,7 @@ async def moved(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Chart
         try:
             async with asyncio.timeout(60):
                 while LAST_MIGRATION not in (await annotations(environment)):
-                    environment.check()
+                    await environment.tend()
                     await asyncio.sleep(0.2)
         except TimeoutError:
             logs = {name: environment.log_of(name)[-5:] for name in (Name.PLANNER, Name.MIGRATOR)}
