@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -21,7 +20,6 @@ from common.placement import Replica, ReplicaHealth
 
 MARK: Final = "couchestor"
 """Cordons and label values of ours are this, or begin with it and a dash."""
-NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def ours(mark: str) -> bool:
@@ -65,7 +63,7 @@ class RestPool:
     state: PoolState
     capacity_bytes: int
     used_bytes: int = 0
-    labels: Mapping[str, str] = NOTHING
+    labels: Mapping[str, str] = field(default_factory=dict)
     """Those of the control plane, which alone count; never those of a DiskPool resource."""
     cordon: PoolCordon = OPEN
     encrypted: bool = False
@@ -82,7 +80,7 @@ class RestNode:
     name: str
     online: bool
     """Said to be; not known counts as no."""
-    labels: Mapping[str, str] = NOTHING
+    labels: Mapping[str, str] = field(default_factory=dict)
     cordons: tuple[str, ...] = ()
     """Labels of its cordons and drains, whoever put them there."""
 
@@ -107,9 +105,9 @@ class RestVolume:
     """Where its target is known to be at work; None: not published, as far as known."""
     other_nexuses: tuple[str, ...] = ()
     """Uuids of its nexuses but for the current target: one that was shut down holds on to its replicas."""
-    pool_inclusion: Mapping[str, str] = NOTHING
+    pool_inclusion: Mapping[str, str] = field(default_factory=dict)
     allowed_nodes: frozenset[str] | None = None
-    node_inclusion: Mapping[str, str] = NOTHING
+    node_inclusion: Mapping[str, str] = field(default_factory=dict)
     unclear_topology: str = ""
     """What else its topology asks for (exclusions of nodes, affinity keys), in short; versions differ in what they make
     of it. An exclusion of pools is none of this: no version heeds it."""

@@ -104,23 +104,6 @@ def label_away(cluster: RestCluster, volume: RestVolume, pool: RestPool, mark: s
     return LabelPool(pool=pool.name, key=key, value=None if any_value else mark, previous=pool.labels[key])
 
 
-def apply(cluster: RestCluster, levers: Iterable[Lever]) -> RestCluster:
-    """The cluster with these levers pulled, as the control plane would show it."""
-    pools, nodes = dict(cluster.pools), dict(cluster.nodes)
-    for lever in levers:
-        match lever:
-            case CordonNode():
-                node = nodes[lever.node]
-                nodes[lever.node] = replace(node, cordons=(*node.cordons, lever.label))
-            case LabelPool():
-                pool = pools[lever.pool]
-                pools[lever.pool] = replace(pool, labels=_labelled(pool.labels, lever.key, lever.value))
-            case CordonPool():
-                pool = pools[lever.pool]
-                pools[lever.pool] = replace(pool, cordon=msgspec.structs.replace(pool.cordon, replicas=True))
-    return RestCluster.of(cluster.volumes.values(), pools.values(), nodes.values())
-
-
 def without(cluster: RestCluster, levers: Iterable[Lever]) -> RestCluster:
     """
     The cluster as it was before these levers of ours, pulled or not.
@@ -145,6 +128,22 @@ def in_place(lever: Lever, pools: Mapping[str, RestPool], nodes: Mapping[str, Re
             return lever.pool in pools and pools[lever.pool].labels.get(lever.key) == lever.value
         case CordonPool():
             return lever.pool in pools and pools[lever.pool].cordon.replicas
+
+
+def missing(cluster: RestCluster, levers: Iterable[Lever]) -> tuple[Lever, ...]:
+    """List the levers that are not seen pulled: until there are none, the call that they are for is not made."""
+    return tuple(lever for lever in levers if not in_place(lever, cluster.pools, cluster.nodes))
+
+
+def strays(cluster: RestCluster, held: Iterable[Lever]) -> tuple[CordonNode, ...]:
+    """List the cordons of ours that are not among those held: a leader that is no more left them."""
+    known = {(lever.node, lever.label) for lever in held if isinstance(lever, CordonNode)}
+    return tuple(
+        CordonNode(node=node.name, label=label)
+        for _, node in sorted(cluster.nodes.items())
+        for label in node.cordons
+        if ours(label) and (node.name, label) not in known
+    )
 
 
 def _let_go(pool: RestPool, lever: LabelPool | CordonPool) -> RestPool:

@@ -62,7 +62,7 @@ def plan_removal(
     orders = removal_orders(abilities)
     in_the_way: tuple[str, ...] = ()
     for footing in Footing:
-        for levers in _removal_levers(removal, abilities, mark):
+        for levers in _removal_levers(removal, mark):
             decisive = decided_by(cluster, volume, replica, orders, footing, _imagined(levers))
             if decisive is None:
                 continue
@@ -97,15 +97,20 @@ def plan_reverse(
     return LeverSet((), frozenset(), Footing.FIRM, f"the replica on {replica.pool} is {replica.health} and goes first")
 
 
-def _removal_levers(removal: _Removal, abilities: Abilities, mark: str) -> Iterable[tuple[Lever, ...]]:
-    """List the sets to try, the smaller first; a cordon can be told from others' and comes before a label."""
+def _removal_levers(removal: _Removal, mark: str) -> Iterable[tuple[Lever, ...]]:
+    """
+    List the sets to try, the smaller first; a cordon can be told from others' and comes before a label.
+
+    One that is not known to count may be of use as well: where a replica that is to stay has something against it that
+    may count or not, the same against the source makes it come out alike.
+    """
     pool = removal.cluster.pools[removal.goes.pool]
     cordon: list[Lever] = []
     label: list[Lever] = []
-    if abilities.may_rely_on(Ability.GO_NODE_CORDON) and pool.node in removal.cluster.nodes:
+    if pool.node in removal.cluster.nodes:
         cordon.append(CordonNode(node=pool.node, label=mark))
     away = label_away(removal.cluster, removal.volume, pool, mark)
-    if abilities.may_rely_on(Ability.GO_POOL_MISMATCH) and away is not None and matches(removal.volume, pool):
+    if away is not None and matches(removal.volume, pool):
         label.append(away)
     sets = [(), tuple(cordon), tuple(label), (*cordon, *label)]
     return sorted(set(sets), key=lambda levers: (len(levers), sets.index(levers)))
