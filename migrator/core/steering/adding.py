@@ -10,7 +10,7 @@ might take it as things were read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from common.placement import Refusal
@@ -39,65 +39,65 @@ _RELIES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Addition:
-    """One more replica, and where."""
+class Ground:
+    """What is the same for every target of a volume; made by `ground_of`, to be asked of one cluster only."""
 
     cluster: RestCluster
     volume: RestVolume
-    target: RestPool
     abilities: Abilities
     mark: str
     standings: Mapping[str, Standing]
+    """How far each pool is from the volume's next replica."""
+    closed: dict[tuple[str, Footing], tuple[Lever, ...] | Refusal] = field(default_factory=dict)
+    """What was found out of nodes that the target is not on."""
 
 
-def standings_of(cluster: RestCluster, volume: RestVolume) -> Mapping[str, Standing]:
-    """Tell of every pool how far it is from the volume's next replica; the same for every target."""
-    return {name: standing(cluster, volume, pool) for name, pool in cluster.pools.items()}
+def ground_of(cluster: RestCluster, volume: RestVolume, abilities: Abilities, mark: str = MARK) -> Ground:
+    """Look at all pools once, for as many targets as there are."""
+    standings = {name: standing(cluster, volume, pool) for name, pool in cluster.pools.items()}
+    return Ground(cluster, volume, abilities, mark, standings)
 
 
 def plan_add(
-    cluster: RestCluster,
-    volume: RestVolume,
-    target: str,
-    abilities: Abilities,
-    mark: str = MARK,
-    standings: Mapping[str, Standing] | None = None,
+    cluster: RestCluster, volume: RestVolume, target: str, abilities: Abilities, mark: str = MARK
 ) -> LeverSet | Refusal:
-    """
-    Find the levers that leave the target as the only pool for the volume's next replica.
+    """Find the levers that leave the target as the only pool for the volume's next replica."""
+    return plan_add_on(ground_of(cluster, volume, abilities, mark), target)
 
-    `standings` saves time where many targets are asked for.
-    """
-    pool = cluster.pools.get(target)
+
+def plan_add_on(ground: Ground, target: str) -> LeverSet | Refusal:
+    """The same, where several targets of one volume are asked for."""
+    pool = ground.cluster.pools.get(target)
     if pool is None:
         return Refusal(Reason.POOL_NOT_FOUND, f"there is no pool {target}", target)
-    addition = _Addition(cluster, volume, pool, abilities, mark, standings or standings_of(cluster, volume))
-    unfit = _unfit(addition)
+    unfit = _unfit(ground, pool)
     if unfit is not None:
         return unfit
-    firm = _keep_others_away(addition, Footing.FIRM)
-    return firm if isinstance(firm, LeverSet) else _keep_others_away(addition, Footing.AS_READ)
+    firm = _keep_others_away(ground, pool, Footing.FIRM)
+    return firm if isinstance(firm, LeverSet) else _keep_others_away(ground, pool, Footing.AS_READ)
 
 
-def _unfit(addition: _Addition) -> Refusal | None:
+def _unfit(ground: Ground, pool: RestPool) -> Refusal | None:
     """Tell why Mayastor would not choose the target even if it stood alone. Earlier checks say it in better words."""
-    pool = addition.target
-    if pool.node not in addition.cluster.nodes:
+    if pool.node not in ground.cluster.nodes:
         return Refusal(Reason.POOL_NOT_ONLINE, f"node {pool.node} of pool {pool.name} is not known", pool.name)
     # Some versions want more than the size to be free, if only by a byte.
-    able = addition.standings[pool.name] is Standing.MAY and pool.state is PoolState.ONLINE
-    if able and pool.free_bytes > addition.volume.size_bytes:
+    able = ground.standings[pool.name] is Standing.MAY and pool.state is PoolState.ONLINE
+    if able and pool.free_bytes > ground.volume.size_bytes:
         return None
     return Refusal(Reason.PLACEMENT_NOT_STEERABLE, f"Mayastor would give {pool.name} no replica as it is", pool.name)
 
 
-def _keep_others_away(addition: _Addition, footing: Footing) -> LeverSet | Refusal:
-    cluster, target = addition.cluster, addition.target
-    least = Standing.NOT_NOW if footing is Footing.FIRM else Standing.MAY
+def _keep_others_away(ground: Ground, target: RestPool, footing: Footing) -> LeverSet | Refusal:
     pulled: list[Lever] = []
-    for node, pools in sorted(cluster.pools_by_node.items()):
-        rivals = [p for p in pools if p.name != target.name and addition.standings[p.name] >= least]
-        found = _close(addition, node, rivals)
+    for node in sorted(ground.cluster.pools_by_node):
+        if node == target.node:
+            found = _close(ground, node, footing, beside=target)
+        else:
+            key = (node, footing)
+            if key not in ground.closed:
+                ground.closed[key] = _close(ground, node, footing)
+            found = ground.closed[key]
         if isinstance(found, Refusal):
             return replace(found, target_pool=target.name)
         pulled.extend(found)
@@ -112,21 +112,24 @@ def _keep_others_away(addition: _Addition, footing: Footing) -> LeverSet | Refus
     return LeverSet(tuple(pulled), relies, footing, why)
 
 
-def _close(addition: _Addition, node: str, rivals: list[RestPool]) -> list[Lever] | Refusal:
-    """Keep the volume away from these pools of a node: by one cordon if the target is on another, else one by one."""
-    cluster, volume = addition.cluster, addition.volume
+def _close(
+    ground: Ground, node: str, footing: Footing, *, beside: RestPool | None = None
+) -> tuple[Lever, ...] | Refusal:
+    """Keep the volume away from a node, by one cordon if it may be closed whole; `beside`: from all but one pool."""
+    cluster, volume = ground.cluster, ground.volume
+    least = Standing.NOT_NOW if footing is Footing.FIRM else Standing.MAY
+    rivals = [p for p in cluster.pools_by_node[node] if p is not beside and ground.standings[p.name] >= least]
     if not rivals:
-        return []
+        return ()
     in_the_way: tuple[str, ...] = ()
-    elsewhere = node != addition.target.node and node in cluster.nodes
-    if elsewhere and addition.abilities.may_rely_on(Ability.ADD_NODE_CORDON):
-        lever = CordonNode(node=node, label=addition.mark)
+    if beside is None and node in cluster.nodes and ground.abilities.may_rely_on(Ability.ADD_NODE_CORDON):
+        lever = CordonNode(node=node, label=ground.mark)
         in_the_way = disturbed(cluster, volume, [lever])
         if not in_the_way:
-            return [lever]
+            return (lever,)
     levers: list[Lever] = []
     for pool in rivals:
-        options = list(_pool_levers(addition, pool))
+        options = list(_pool_levers(ground, pool))
         harmless = [option for option in options if not disturbed(cluster, volume, [option])]
         if harmless:
             levers.append(harmless[0])
@@ -138,14 +141,14 @@ def _close(addition: _Addition, node: str, rivals: list[RestPool]) -> list[Lever
             Reason.PLACEMENT_NOT_STEERABLE,
             f"Mayastor could choose {pool.name} as well, and no lever that is known to work here keeps it from that",
         )
-    return levers
+    return tuple(levers)
 
 
-def _pool_levers(addition: _Addition, pool: RestPool) -> Iterable[Lever]:
+def _pool_levers(ground: Ground, pool: RestPool) -> Iterable[Lever]:
     """List what keeps the volume away from one pool, the better first: a label of ours can be told from others'."""
-    if addition.abilities.may_rely_on(Ability.ADD_POOL_LABEL):
-        label = label_away(addition.cluster, addition.volume, pool, addition.mark)
+    if ground.abilities.may_rely_on(Ability.ADD_POOL_LABEL):
+        label = label_away(ground.cluster, ground.volume, pool, ground.mark)
         if label is not None:
             yield label
-    if addition.abilities.may_rely_on(Ability.ADD_POOL_CORDON) and not pool.cordon.replicas:
+    if ground.abilities.may_rely_on(Ability.ADD_POOL_CORDON) and not pool.cordon.replicas:
         yield CordonPool(pool=pool.name, previous=pool.cordon)

@@ -16,8 +16,8 @@ from common.placement import Move, Refusal, Replica, ReplicaHealth
 from common.quantities import format_bytes
 from common.reasons import Reason
 from migrator.core.steering.abilities import Abilities
-from migrator.core.steering.adding import plan_add, standings_of
-from migrator.core.steering.candidates import Standing, matches, node_matches
+from migrator.core.steering.adding import Ground, ground_of, plan_add_on
+from migrator.core.steering.candidates import matches, node_matches
 from migrator.core.steering.cluster import MARK, PoolState, RestCluster, RestPool, RestVolume
 from migrator.core.steering.levers import PASSING, LeverSet
 from migrator.core.steering.removing import plan_removal
@@ -88,7 +88,9 @@ def _whole(way: Way) -> Refusal | None:
     have, want = len(volume.replicas), volume.replica_count
     if want < 1 or have != want:
         return Refusal(Reason.VOLUME_UNHEALTHY, f"{have} replicas where {want} are meant to be")
-    ill = [f"{replica.pool} ({replica.health})" for replica in volume.replicas if not replica.synced]
+    # Of an unpublished volume nothing is known, which has been said.
+    well = {ReplicaHealth.SYNCED} if volume.target_node is not None else {ReplicaHealth.SYNCED, ReplicaHealth.UNKNOWN}
+    ill = [f"{replica.pool} ({replica.health})" for replica in volume.replicas if replica.health not in well]
     if ill:
         return Refusal(Reason.VOLUME_UNHEALTHY, f"not every replica is Synced: {', '.join(ill)}")
     return None if volume.online else Refusal(Reason.VOLUME_UNHEALTHY, "Mayastor does not say that it is Online")
@@ -240,18 +242,18 @@ def refusals_of_targets(
     pools that are promised to other migrations. Of a volume that cannot move at all, ask `refusals_of_volume` alone.
     """
     found: list[Refusal] = []
-    standings = standings_of(cluster, volume)
+    ground = ground_of(cluster, volume, abilities)
     for pool in cluster.pools.values():
         promised = (reserved or {}).get(pool.name, 0)
-        why = [_why_not(Way(cluster, volume, each, pool, promised), abilities, standings) for each in volume.replicas]
+        why = [_why_not(Way(cluster, volume, each, pool, promised), ground) for each in volume.replicas]
         refusals = [refusal for refusal in why if refusal is not None]
         if refusals and len(refusals) == len(why) and not any(refusal.reason in PASSING for refusal in refusals):
             found.append(replace(refusals[0], target_pool=pool.name))
     return tuple(found)
 
 
-def _why_not(way: Way, abilities: Abilities, standings: Mapping[str, Standing]) -> Refusal | None:
-    plan = _steered(way, abilities, MARK, standings)
+def _why_not(way: Way, ground: Ground) -> Refusal | None:
+    plan = _steered(way, ground)
     return plan if isinstance(plan, Refusal) else None
 
 
@@ -274,7 +276,7 @@ def plan_moves(
     plans: list[MovePlan] = []
     for move in moves:
         way = _way(cluster, volume, move, reserved or {})
-        plan = way if isinstance(way, Refusal) else _steered(way, abilities, mark)
+        plan = way if isinstance(way, Refusal) else _steered(way, ground_of(cluster, volume, abilities, mark))
         if isinstance(plan, Refusal):
             return plan
         plans.append(plan)
@@ -297,19 +299,17 @@ def _way(cluster: RestCluster, volume: RestVolume, move: Move, reserved: Mapping
     return Way(cluster, volume, source, target, reserved.get(target.name, 0))
 
 
-def _steered(
-    way: Way, abilities: Abilities, mark: str, standings: Mapping[str, Standing] | None = None
-) -> MovePlan | Refusal:
+def _steered(way: Way, ground: Ground) -> MovePlan | Refusal:
     found = _first(TARGET_CHECKS, way)
     if found is not None:
         return found
     if way.source is None:
         raise ValueError(f"volume {way.volume.uuid}: no move without a source")
-    add = plan_add(way.cluster, way.volume, way.to.name, abilities, mark, standings)
+    add = plan_add_on(ground, way.to.name)
     if isinstance(add, Refusal):
         return add
     then = with_new(way.cluster, way.volume, way.to.name)
-    remove = plan_removal(way.cluster, then, way.source.identity, abilities, mark)
+    remove = plan_removal(way.cluster, then, way.source.identity, ground.abilities, ground.mark)
     if isinstance(remove, Refusal):
         return replace(remove, target_pool=way.to.name)
     return MovePlan(add, remove)
