@@ -67,7 +67,7 @@ async def told(cluster: Cluster) -> Mapping[str, str]:
     return annotations
 
 
-async def ends(cluster: Cluster, name: str, state: MigrationState, reason: Reason) -> str:
+async def check_end(cluster: Cluster, name: str, state: MigrationState, reason: Reason) -> str:
     """Execute it; check how it ends and that the PersistentVolume is told; return the message."""
     await cluster.migrate(name)
     status = (await cluster.record(name)).status
@@ -92,7 +92,7 @@ async def test_a_topology_that_somebody_changed_is_left_as_it_is() -> None:
     cluster = await a_cluster(settings=SLOW)
     name = await cluster.admit()
     await once_in(cluster, name, MigrationState.WAITING_SYNC, lambda: cluster.edit(topology=TIER_COLD_INSTEAD))
-    message = await ends(cluster, name, MigrationState.FAILED, Reason.TOPOLOGY_CHANGED)
+    message = await check_end(cluster, name, MigrationState.FAILED, Reason.TOPOLOGY_CHANGED)
     spec = (await cluster.volume())["spec"]
     assert spec["topology"]["pool"]["labelled"]["inclusion"] == {"tier": "cold"}
     assert spec["numReplicas"] == 2
@@ -106,7 +106,7 @@ async def test_a_count_that_somebody_changed_is_left_as_it_is_and_our_steering_t
     cluster = await a_cluster(settings=SLOW)
     name = await cluster.admit()
     await once_in(cluster, name, MigrationState.WAITING_SYNC, lambda: cluster.edit(numReplicas=3))
-    message = await ends(cluster, name, MigrationState.FAILED, Reason.REPLICA_COUNT_CHANGED)
+    message = await check_end(cluster, name, MigrationState.FAILED, Reason.REPLICA_COUNT_CHANGED)
     spec = (await cluster.volume())["spec"]
     assert spec["numReplicas"] == 3
     assert "topology" not in spec
@@ -125,7 +125,7 @@ async def test_a_topology_changed_when_the_source_is_gone_already_is_left_too() 
                 await cluster.edit(topology={"pool": {"labelled": {"inclusion": {"tier": "hot"}}}})
 
     cluster.on_tick.append(after_removal)
-    await ends(cluster, name, MigrationState.FAILED, Reason.TOPOLOGY_CHANGED)
+    await check_end(cluster, name, MigrationState.FAILED, Reason.TOPOLOGY_CHANGED)
     inclusion = (await cluster.volume())["spec"]["topology"]["pool"]["labelled"]["inclusion"]
     assert inclusion == {"pool": TARGET, "tier": "hot"}
 
@@ -136,7 +136,7 @@ async def test_a_volume_that_is_deleted_ends_it() -> None:
     await once_in(
         cluster, name, MigrationState.WAITING_SYNC, lambda: cluster.world.delete(MAYASTOR_VOLUMES, VOLUME, NAMESPACE)
     )
-    await ends(cluster, name, MigrationState.ABORTED, Reason.VOLUME_GONE)
+    await check_end(cluster, name, MigrationState.ABORTED, Reason.VOLUME_GONE)
 
 
 async def test_a_volume_that_is_gone_with_its_persistent_volume_ends_it() -> None:
@@ -168,7 +168,7 @@ async def test_a_pin_to_the_tier_it_goes_to_does_not_hold_it() -> None:
     cluster = await a_cluster()
     name = await cluster.admit(policy=await cluster.policy())
     await cluster.world.patch(PERSISTENT_VOLUMES, VOLUME, {"metadata": {"annotations": {PIN: "hot"}}})
-    await ends(cluster, name, MigrationState.COMPLETED, Reason.MOVED)
+    await check_end(cluster, name, MigrationState.COMPLETED, Reason.MOVED)
 
 
 # --- plans and policies ----------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ async def test_a_plan_that_is_too_old_is_not_begun() -> None:
     cluster = await a_cluster()
     name = await cluster.admit(not_after=START + timedelta(minutes=10))
     cluster.clock.skew = timedelta(minutes=11)
-    await ends(cluster, name, MigrationState.ABORTED, Reason.PLAN_EXPIRED)
+    await check_end(cluster, name, MigrationState.ABORTED, Reason.PLAN_EXPIRED)
     assert not cluster.patches()
 
 
@@ -195,7 +195,7 @@ async def test_a_policy_that_is_another_by_now_begins_nothing(change: str) -> No
         await cluster.policy(enabled=False)
     if change == "edited":
         await cluster.policy(lowWatermarkIOPS=400)
-    await ends(cluster, name, MigrationState.ABORTED, Reason.POLICY_CHANGED)
+    await check_end(cluster, name, MigrationState.ABORTED, Reason.POLICY_CHANGED)
     assert not cluster.patches()
 
 
@@ -206,14 +206,24 @@ async def test_a_policy_that_is_deleted_in_mid_move_lets_it_finish() -> None:
     await once_in(
         cluster, name, MigrationState.WAITING_SYNC, lambda: cluster.world.delete(STORAGE_POLICIES, policy.name)
     )
-    await ends(cluster, name, MigrationState.COMPLETED, Reason.MOVED)
+    await check_end(cluster, name, MigrationState.COMPLETED, Reason.MOVED)
+
+
+async def test_a_dry_run_ends_before_anything_is_asked_of_mayastor_and_is_no_move() -> None:
+    cluster = await a_cluster()
+    name = await cluster.admit(dry_run=True)
+    await cluster.migrate(name)
+    status = (await cluster.record(name)).status
+    assert (status.state, status.reason) == (MigrationState.COMPLETED, Reason.DRY_RUN)
+    assert not cluster.sent_to_volume()
+    assert not await told(cluster)
 
 
 async def test_volumes_of_several_replicas_are_refused_before_any_write() -> None:
     cluster = Cluster()
     await cluster.install(a_volume(pools=(SOURCE, "pool-sata-2")))
     name = await cluster.admit(target="pool-nvme-2")
-    await ends(cluster, name, MigrationState.ABORTED, Reason.MULTI_REPLICA_NOT_STEERABLE)
+    await check_end(cluster, name, MigrationState.ABORTED, Reason.MULTI_REPLICA_NOT_STEERABLE)
     assert not cluster.sent_to_volume()
 
 
@@ -223,14 +233,14 @@ async def test_volumes_of_several_replicas_are_refused_before_any_write() -> Non
 async def test_a_rebuild_that_makes_progress_may_outlast_the_timeout() -> None:
     cluster = await a_cluster(settings=SLOW)
     name = await cluster.admit(timeout=30.0)
-    await ends(cluster, name, MigrationState.COMPLETED, Reason.MOVED)
+    await check_end(cluster, name, MigrationState.COMPLETED, Reason.MOVED)
     assert (await cluster.record(name)).status.elapsed_seconds > 90
 
 
 async def test_a_rebuild_that_stalls_after_its_timeout_is_rolled_back() -> None:
     cluster = await a_cluster(settings=replace(SLOW, faults=Faults(stalled_rebuilds=frozenset({VOLUME}))))
     name = await cluster.admit(timeout=30.0)
-    await ends(cluster, name, MigrationState.ABORTED, Reason.TIMED_OUT)
+    await check_end(cluster, name, MigrationState.ABORTED, Reason.TIMED_OUT)
     assert await as_before(cluster)
 
 
@@ -247,7 +257,7 @@ async def test_a_target_pool_that_is_away_for_a_moment_only_is_waited_for() -> N
             cluster.driver.set_pool_online(TARGET, online=True)
 
     cluster.on_tick.append(restart)
-    await ends(cluster, name, MigrationState.COMPLETED, Reason.MOVED)
+    await check_end(cluster, name, MigrationState.COMPLETED, Reason.MOVED)
     assert away
 
 
@@ -269,7 +279,7 @@ async def test_an_unhealthy_original_holds_the_rollback_until_it_is_back() -> No
             assert len(cluster.patches()) < 2 or (await cluster.volume())["spec"]["numReplicas"] == 2
 
     cluster.on_tick.append(come_back)
-    await ends(cluster, name, MigrationState.ABORTED, Reason.CANCELLED)
+    await check_end(cluster, name, MigrationState.ABORTED, Reason.CANCELLED)
     assert await as_before(cluster)
 
 
@@ -282,7 +292,7 @@ async def test_an_original_that_stays_away_leaves_everything_at_n_plus_one() -> 
         await cluster.world.patch(VOLUME_MIGRATIONS, name, {"spec": {"cancelRequested": True}})
 
     await once_in(cluster, name, MigrationState.WAITING_SYNC, cancel_and_lose)
-    message = await ends(cluster, name, MigrationState.FAILED, Reason.REPLICA_LEFT)
+    message = await check_end(cluster, name, MigrationState.FAILED, Reason.REPLICA_LEFT)
     volume = await cluster.volume()
     assert volume["spec"]["numReplicas"] == 2
     assert "topology" not in volume["spec"]
@@ -301,7 +311,7 @@ async def test_an_original_that_is_gone_for_good_stops_everything() -> None:
         )
 
     await once_in(cluster, name, MigrationState.WAITING_SYNC, lose)
-    await ends(cluster, name, MigrationState.FAILED, Reason.ORIGINAL_LOST)
+    await check_end(cluster, name, MigrationState.FAILED, Reason.ORIGINAL_LOST)
     assert (await cluster.volume())["spec"]["numReplicas"] == 2
 
 
@@ -325,27 +335,27 @@ async def test_a_new_replica_that_is_replaced_by_another_is_not_trusted() -> Non
             exchange()
 
     cluster.on_tick.append(later)
-    await ends(cluster, name, MigrationState.ABORTED, Reason.UNKNOWN_REPLICA)
+    await check_end(cluster, name, MigrationState.ABORTED, Reason.UNKNOWN_REPLICA)
     assert await as_before(cluster)
 
 
 async def test_a_mayastor_that_pays_no_heed_to_topology_costs_a_copy_and_nothing_else() -> None:
     cluster = await a_cluster(settings=replace(FAST, removal_order=(RemovalRule.NOT_LOCAL,)))
     name = await cluster.admit()
-    await ends(cluster, name, MigrationState.ABORTED, Reason.STEERING_INEFFECTIVE)
+    await check_end(cluster, name, MigrationState.ABORTED, Reason.STEERING_INEFFECTIVE)
     assert await as_before(cluster)
 
 
 async def test_replicas_without_uuids_are_known_by_their_pool() -> None:
     cluster = await a_cluster(uuids=False)
-    await ends(cluster, await cluster.admit(), MigrationState.COMPLETED, Reason.MOVED)
+    await check_end(cluster, await cluster.admit(), MigrationState.COMPLETED, Reason.MOVED)
     assert await cluster.pools_of() == [TARGET]
 
 
 async def test_preservation_keeps_the_source_and_parks_the_volume() -> None:
     cluster = await a_cluster()
     name = await cluster.admit(preservation=True)
-    await ends(cluster, name, MigrationState.COMPLETED, Reason.SOURCE_PRESERVED)
+    await check_end(cluster, name, MigrationState.COMPLETED, Reason.SOURCE_PRESERVED)
     volume = await cluster.volume()
     assert volume["spec"]["numReplicas"] == 2
     assert "topology" not in volume["spec"]

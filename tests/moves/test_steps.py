@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from msgspec import structs
 
 from common.placement import Pool, Replica, ReplicaHealth
 from common.reasons import Reason
-from common.resources.memory import MoveEnd, write_memory
+from common.resources.memory import MoveEnd, read_memory, remembering, write_memory
 from common.resources.meta import MOVE_MEMORY
 from common.resources.migration import Course, Heading, MigrationState, ReplicaRecord, Step
 from migrator.core.model import (
@@ -158,6 +159,22 @@ def test_both_reads_must_show_the_new_replica_synced_and_its_pool_online(spoilt:
     else:
         decision = READY.but(**spoilt).seen_before(1.5, volume=BOTH, pools=POOLS).asked
     assert not isinstance(decision, Do) or decision.write != DOWN
+
+
+def test_a_read_that_showed_another_topology_proves_nothing() -> None:
+    for other in (ABSENT, AWAY_FROM_TARGET, with_inclusion(ABSENT, {"tier": "hot", "site": "b"})):
+        then = a_volume(OLD, NEW, spec=VolumeSpec(2, other))
+        assert awaited(READY.seen_before(1.5, volume=then).asked) is Reason.WAITING_FOR_SECOND_READ
+
+
+def test_an_end_is_remembered_once_and_only_the_last_eight() -> None:
+    ends = [MoveEnd(NOW + timedelta(minutes=n), (SOURCE,), (TARGET,), "Aborted(TimedOut)") for n in range(10)]
+    text = None
+    for end in ends:
+        text = remembering(remembering(text, end), end)
+    assert read_memory(text) == tuple(ends[-8:])
+    assert read_memory("written by hand") == ()
+    assert read_memory(remembering("written by hand", ends[0])) == (ends[0],)
 
 
 def test_a_source_that_is_faulted_goes_all_the_same() -> None:

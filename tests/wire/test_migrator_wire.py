@@ -22,7 +22,7 @@ from common.resources.meta import LAST_MIGRATION, MOVE_MEMORY, PARKED
 from common.resources.migration import FINALIZER
 from common.rpc.errors import describe, reason_of
 from migrator.servicer import SERVICE
-from sandbox.world.driver import MAYASTOR_VOLUMES
+from sandbox.world.driver import DISK_POOLS, MAYASTOR_VOLUMES
 from tests.moves.cluster import GIB, NAMESPACE, POOLS, SOURCE, TARGET, VOLUME, a_pool, a_volume
 from tests.wire.migrator_stage import DEADLINE, SLOW, Stage, eventually, stage
 
@@ -394,6 +394,40 @@ async def test_refusals_between_a_volume_and_a_pool_name_the_pool(tmp_path: Path
     async with stage(tmp_path, a_volume(pools=("pool-sata-2",))) as running:
         (volume,) = (await running.placements()).volumes
         assert [(r.reason, r.target_pool) for r in volume.refusals] == [("SameNode", TARGET)]
+
+
+async def test_a_pool_whose_labels_change_changes_what_is_refused(tmp_path: Path) -> None:
+    async with stage(tmp_path, a_volume(inclusion={"rack": "7"})) as running:
+        (volume,) = (await running.placements()).volumes
+        assert {refusal.target_pool for refusal in volume.refusals} == {p.name for p in POOLS} - {SOURCE}
+        async for part in running.stub.WatchPlacements(pb.WatchPlacementsRequest(), timeout=DEADLINE):
+            if part.synced and part.pools:
+                labels = {"metadata": {"labels": {"rack": "7"}}}
+                await running.api.patch(DISK_POOLS, TARGET, labels, NAMESPACE)
+            if any(TARGET not in {r.target_pool for r in told.refusals} for told in part.volumes):
+                break
+        assert part.volumes, "the volume is told of again, though only a pool changed"
+
+
+# --- another Mayastor ------------------------------------------------------------------------------------------------
+
+
+async def test_without_a_mayastor_of_the_right_form_it_runs_and_says_why_it_moves_nothing(tmp_path: Path) -> None:
+    async with stage(tmp_path, synced=False, mayastor_group="elsewhere.io") as running:
+
+        async def is_ready() -> bool:
+            url = f"http://127.0.0.1:{running.ports.health}/readyz"
+            async with aiohttp.ClientSession() as session, session.get(url) as answer:
+                return answer.status == 200
+
+        await eventually(is_ready)
+        error = await refused(running.start())
+        assert (error.code(), reason_of(error)) == (grpc.StatusCode.FAILED_PRECONDITION, "BackendUnable")
+        assert "elsewhere.io" in describe(error)
+        part = await anext(aiter(running.stub.WatchPlacements(pb.WatchPlacementsRequest(), timeout=DEADLINE)))
+        assert not part.capabilities.can_migrate
+        assert "elsewhere.io" in part.capabilities.detail
+        assert not part.synced
 
 
 # --- lists, events, reflection ---------------------------------------------------------------------------------------
