@@ -27,6 +27,7 @@ LAST_BYTES = 2000
 # Below the range from which kernels take ports for outgoing connections (32768 on Linux, 49152 elsewhere). A port
 # from that range may be taken by any client while a server is down, and the server could then not start again.
 PORTS = range(18000, 32000)
+_GIVEN: set[int] = set()
 
 Probe = Callable[[], Awaitable[bool]]
 
@@ -162,15 +163,22 @@ class Process:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on, for a server that is to keep it when it starts again."""
+    """
+    A TCP port on 127.0.0.1 that nobody listens on, for a server that is to keep it when it starts again.
+
+    No port is given out twice: whoever got it first may not listen on it yet, or not at this moment.
+    """
     for _ in range(200):
         port = secrets.choice(PORTS)
+        if port in _GIVEN:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _GIVEN.add(port)
             return port
     raise OSError(f"no free port between {PORTS.start} and {PORTS.stop - 1} on 127.0.0.1; stop what listens there")
 

@@ -35,6 +35,8 @@ class ScriptedPrometheus:
     """Answers each query at once with `samples`, or fails with `error`; with `hold`, only when released."""
 
     def __init__(self) -> None:
+        self.measure: Callable[[], Sequence[Sample]] = lambda: self.samples
+        """What an answer holds, at the moment it is given."""
         self.samples: Sequence[Sample] = [Sample(value=100.0, volume_id="v")]
         self.error: Exception | None = None
         self.asked: list[str] = []
@@ -52,7 +54,7 @@ class ScriptedPrometheus:
                 raise
         if self.error is not None:
             raise self.error
-        return self.samples
+        return self.measure()
 
 
 class Bench:
@@ -438,6 +440,7 @@ def test_whatever_happens_in_whatever_order_a_score_never_claims_more_than_is_kn
 ) -> None:
     async def tell() -> None:
         bench = Bench()
+        bench.prometheus.measure = lambda: [Sample(value=bench.clock.monotonic(), volume_id="v")]  # tells when it was
         async with bench.snapshots:
             for what, how in story:
                 if what == "pass":
@@ -449,7 +452,6 @@ def test_whatever_happens_in_whatever_order_a_score_never_claims_more_than_is_kn
             assert len(bench.prometheus.asked) <= 2 * (bench.clock.monotonic() / (TTL / 2) + 8 + len(story))
 
     async def look(bench: Bench, question: Question) -> None:
-        bench.prometheus.samples = [Sample(value=bench.clock.monotonic(), volume_id="v")]  # tells when it was taken
         known, unknown = await bench.score("v", question), await bench.score("w", question)
         age = bench.clock.monotonic() - known.heat.score
         match known.quality:
