@@ -4,6 +4,9 @@ A crash before and after every single write of every course: whoever comes next 
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
+
 import pytest
 
 from tests.moves.cluster import Crash, Sent, WatchedApi
@@ -69,3 +72,23 @@ async def test_a_second_crash_in_the_recovery_is_made_good_too(scenario: Scenari
             except Crash:
                 await cluster.migrate(name)
             await scenario.check(cluster, name)
+
+
+async def test_patience_is_counted_over_all_who_executed_it() -> None:
+    """Each process dies after 15 seconds: the timeout of 60 is reached all the same."""
+    stalled = next(scenario for scenario in SCENARIOS if scenario.title == "stalled rebuild")
+    cluster, name = await replace(stalled, timeout=60.0).begin()
+    born = [0.0]
+
+    async def die_young() -> None:
+        if cluster.clock.elapsed - born[0] > 15:
+            raise Crash
+
+    cluster.on_tick.append(die_young)
+    while not (await cluster.record(name)).status.state.terminal:
+        assert cluster.clock.elapsed < 300, "nobody's patience ever ends"
+        born[0] = cluster.clock.elapsed
+        with contextlib.suppress(Crash):
+            await cluster.migrate(name)
+    cluster.on_tick.pop()
+    await stalled.check(cluster, name)
