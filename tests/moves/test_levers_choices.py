@@ -130,7 +130,10 @@ def test_room_for_the_very_size_is_too_little() -> None:
 def test_a_pool_too_small_for_the_volume_needs_no_lever() -> None:
     subject = volume()
     pools = (pool("pool-1"), pool("pool-2"), pool("pool-2b", capacity_bytes=9 * GIB))
-    assert levers(plan_add(cluster(subject, pools=pools), subject, "pool-2", OLD, MARK)) == ()
+    plan = plan_add(cluster(subject, pools=pools), subject, "pool-2", OLD, MARK)
+    assert levers(plan) == ()
+    assert isinstance(plan, LeverSet)
+    assert plan.footing is Footing.FIRM
 
 
 def test_a_node_that_the_control_plane_does_not_list_cannot_be_cordoned() -> None:
@@ -237,6 +240,22 @@ def test_where_others_took_the_source_out_of_the_topology_that_will_do_if_nothin
     assert isinstance(plan, LeverSet)
     assert plan.footing is Footing.AS_READ
     refused(plan_removal(found, subject, "on-pool-1", OLD, MARK), Reason.REMOVAL_NOT_STEERABLE)
+
+
+def test_what_others_have_against_the_source_is_not_relied_upon_where_a_lever_can_be_had() -> None:
+    subject = with_new("node-1", pool_inclusion=HOT)
+    mislabelled = cluster(subject, pools=(pool("pool-1"), *ALL_HOT[1:]))
+    cordoned = cluster(subject, pools=ALL_HOT, cordoned={"node-1": ("maintenance",)})
+    for found in (mislabelled, cordoned):
+        plan = plan_removal(found, subject, "on-pool-1", NEW, MARK)
+        assert levers(plan) == (CORDON_1,)
+        assert isinstance(plan, LeverSet)
+        assert plan.footing is Footing.FIRM
+
+
+def test_a_volume_is_not_its_own_neighbour() -> None:
+    subject = with_new("node-1", online=False)
+    assert levers(plan_removal(cluster(subject), subject, "on-pool-1", NEW, MARK)) == (CORDON_1,)
 
 
 def test_a_kept_replica_outside_the_topology_is_made_up_for_at_the_source() -> None:

@@ -216,6 +216,15 @@ def test_where_a_third_replica_might_go_instead_none_is_moved() -> None:
     assert not isinstance(plan_moves(found, subject, BOTH, NEW), Refusal)
 
 
+def test_a_replica_that_is_only_imagined_makes_no_difference_to_its_group() -> None:
+    subject = volume("pool-1", "pool-2", target="node-2", affinity_group="group")
+    found = cluster(subject)
+    refused(plan_moves(found, subject, [Move("pool-1", "pool-3")], OLD), Reason.REMOVAL_NOT_STEERABLE)
+    member = replace(volume("pool-1", affinity_group="group"), uuid="member")
+    crowded = cluster(subject, member)
+    assert not isinstance(plan_moves(crowded, subject, [Move("pool-1", "pool-3")], OLD), Refusal)
+
+
 def test_every_check_of_the_target_has_a_name_of_its_own() -> None:
     names = [check.name for check in (*VOLUME_CHECKS, *TARGET_CHECKS)]
     assert len(set(names)) == len(names)

@@ -84,8 +84,6 @@ def decided_by(
     if footing is Footing.FIRM:
         mine = _own(mine, pulled, goes)
     theirs = [_signs(cluster, volume, other, pulled) for other in others]
-    if footing is Footing.FIRM:
-        theirs = [{**signs, Ability.GO_CROWDED: 0} for signs in theirs]
     decisive: set[Ability] = set()
     for order in orders:
         for signs in theirs:
@@ -120,7 +118,11 @@ def _own(signs: Mapping[Ability, int], pulled: Pulled, goes: Replica) -> Mapping
 
 
 def _crowd(cluster: RestCluster, volume: RestVolume, pool: str) -> int:
-    """How many replicas of other volumes of its affinity group are on a pool."""
+    """
+    How many replicas of other volumes of its affinity group are on a pool.
+
+    Its own are left out, as one of them may only be imagined; Mayastor counts one for each alike.
+    """
     if volume.affinity_group is None:
         return 0
     of_itself = 0

@@ -179,10 +179,6 @@ class RestCluster:
         named = {node.name: node for node in nodes}
         return RestCluster(by_uuid, by_name, named, by_node, unsettled, keys, groups)
 
-    def with_volume(self, volume: RestVolume) -> RestCluster:
-        """The same with another view of one volume."""
-        return RestCluster.of({**self.volumes, volume.uuid: volume}.values(), self.pools.values(), self.nodes.values())
-
     def node_cordoned(self, name: str) -> bool:
         """Whether somebody else cordoned or drains a node."""
         node = self.nodes.get(name)

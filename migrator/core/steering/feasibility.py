@@ -282,7 +282,6 @@ def plan_moves(
         plans.append(plan)
         source = volume.on_pool(move.source_pool)
         volume = moved(with_new(cluster, volume, move.target_pool), source, f"{IMAGINED} {len(plans)}")
-        cluster = cluster.with_volume(volume)
     return tuple(plans)
 
 
