@@ -20,6 +20,11 @@ def choose_pool(
     labelled = [pool for pool in pools if pool.labels.get(TIER_LABEL) == tier]
     if not labelled:
         return Refusal(Reason.NO_POOL_IN_TIER, f"no pool has the label {TIER_LABEL}={tier}")
+    held = {replica.pool for replica in subject.replicas}
+    if held <= {pool.name for pool in labelled}:
+        return Refusal(
+            Reason.ALREADY_IN_TIER, f"it is in tier {tier} already ({', '.join(sorted(held))}); name a pool to move it"
+        )
     refused = {pool.name: refusals.of_target(subject, pool, reserved.get(pool.name, 0)) for pool in labelled}
     feasible = [pool for pool in labelled if not refused[pool.name]]
     if feasible:

@@ -207,6 +207,7 @@ REFUSED_MOVES = (
     (a_volume(size=400 * GIB), {"pool": TARGET}, "NoPoolWithSpace"),
     (a_volume(size=600 * GIB), {"tier": "hot"}, "NoPoolWithSpace"),
     (a_volume(), {"tier": "lukewarm"}, "NoPoolInTier"),
+    (a_volume(), {"tier": "cold"}, "AlreadyInTier"),
     (
         a_volume(),
         {"moves": pb.ReplicaMoves(moves=[pb.ReplicaMove(source_pool="pool-sata-2", target_pool=TARGET)])},
