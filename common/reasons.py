@@ -127,3 +127,4 @@ class Reason(StrEnum):
     REPLICA_LEFT = "ReplicaLeft"
     JOURNAL_FULL = "JournalFull"
     RECORD_DELETED = "RecordDeleted"
+    RECORD_LOST = "RecordLost"

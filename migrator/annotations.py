@@ -43,7 +43,7 @@ def pv_seen(volume: PersistentVolume) -> PvSeen:
         size = parse_bytes(capacity) if capacity is not None else None
     except ValueError:
         size = None
-    return PvSeen(meta.uid, meta.resource_version, dict(meta.annotations or {}), size)
+    return PvSeen(meta.uid, meta.resource_version, dict(meta.annotations or {}), size, volume.volume_handle)
 
 
 class ClusterObjects:

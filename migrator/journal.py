@@ -50,6 +50,10 @@ class JournalLostError(Exception):
     """The record is not as we left it, or gone: somebody else executes it, or nobody should."""
 
 
+class RecordGoneError(JournalLostError):
+    """The record was taken away in spite of its finalizer: nobody can execute it any more."""
+
+
 def decode_migration(raw: msgspec.Raw | bytes) -> VolumeMigration:
     """Read a VolumeMigration. Raises msgspec.MsgspecError for what is none."""
     return _migration.decode(raw)
@@ -91,7 +95,7 @@ class Journal:
         try:
             return decode_migration(await self._api.get(VOLUME_MIGRATIONS, self.name))
         except NotFoundError as error:
-            raise JournalLostError(f"{self.name}: its record is gone") from error
+            raise RecordGoneError(f"{self.name}: its record is gone") from error
 
     async def store(self, status: MigrationStatus, *, again: bool = True) -> None:
         """
@@ -110,7 +114,7 @@ class Journal:
                     subresource="status",
                 )
             except NotFoundError as error:
-                raise JournalLostError(f"{self.name}: its record is gone") from error
+                raise RecordGoneError(f"{self.name}: its record is gone") from error
             except ConflictError as error:
                 fresh = await self._read()
                 if fresh.status.steps == status.steps and fresh.status.state == status.state:

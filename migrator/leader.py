@@ -23,13 +23,16 @@ from common.kube.api import VOLUME_MIGRATIONS, ConflictError, KubeApi, KubeError
 from common.kube.events import EventRecorder, Regarding
 from common.kube.lease import LeaseHolder
 from common.logs import Logger
+from common.reasons import Reason
 from common.resources.migration import FINALIZER, AdmittedSettings, MigrationState, VolumeMigration
+from migrator.annotations import pv_seen
 from migrator.backends.base import BackendError
 from migrator.core.admission import Admit, Caps, Queue, Reject, Surroundings, Verdict, decide
-from migrator.core.model import END_STATES, End
+from migrator.core.history import read_history
+from migrator.core.model import END_STATES, AnnotatePv, End, Outcome, Purpose
 from migrator.core.retention import collectable
 from migrator.executor import Execution, Executor, NotLeaderError
-from migrator.journal import Journal, JournalLostError, admitted, decode_migration
+from migrator.journal import Journal, JournalLostError, RecordGoneError, admitted, decode_migration
 from migrator.metrics import MigratorMetrics
 from migrator.records import list_migrations
 
@@ -281,6 +284,8 @@ class Leader:
             await executor.run()
         except NotLeaderError as error:
             self._log.info("stopped", migration=name, why=str(error))
+        except RecordGoneError as error:
+            await self._orphaned(executor.record, str(error))
         except (KubeError, BackendError, JournalLostError) as error:
             pause = backoff.next_seconds()
             self._log.warning("begun anew", migration=name, error=str(error), in_seconds=round(pause, 3))
@@ -294,6 +299,43 @@ class Leader:
             await self._on_end(executor.record)
         finally:
             self._running.pop(name, None)
+
+    async def _orphaned(self, record: VolumeMigration, why: str) -> None:
+        """
+        Hold a volume whose record was taken away, finalizer and all, after something had been written for it.
+
+        Without a journal nothing can be put back safely; so it is left as it is, and a person is told wherever one
+        may look.
+        """
+        spec, status = record.spec, record.status
+        if read_history(status).last_for(Purpose.SCALE_UP) is None:
+            self._log.warning("record gone before anything was written", migration=record.metadata.name, why=why)
+            return
+        pools = ", ".join(move.target_pool for move in spec.moves)
+        message = f"{why}; replica count and topology may be as the move left them, a replica may be left on {pools}"
+        self._log.error("record lost", migration=record.metadata.name, volume=spec.pv_name, detail=message)
+        ended = msgspec.structs.replace(status, state=MigrationState.FAILED, reason=Reason.RECORD_LOST, message=message)
+        self._metrics.ended(msgspec.structs.replace(record, status=ended))
+        self._tell(record, "Warning", f"Migration{ended.state}", "Migrate", f"{ended.reason}: {message}")
+        write = AnnotatePv(
+            time=self._clock.now(),
+            from_pools=tuple(move.source.pool for move in spec.moves),
+            to_pools=tuple(move.target_pool for move in spec.moves),
+            result=Reason.RECORD_LOST,
+            parked=f"{Reason.RECORD_LOST}: {record.metadata.name}",
+        )
+        backoff = Backoff(self._rng, first_seconds=0.2, cap_seconds=30.0)
+        while self._lease.held:
+            try:
+                pv = await self._shared.objects.volume(spec.pv_name)
+            except BackendError as error:
+                self._log.warning("not parked yet", volume=spec.pv_name, error=str(error))
+            else:
+                if pv is None or (await self._shared.objects.annotate(spec.pv_name, write, pv_seen(pv))).outcome is (
+                    Outcome.DONE
+                ):
+                    return
+            await self._clock.sleep(backoff.next_seconds())
 
     async def _on_end(self, record: VolumeMigration) -> None:
         status = record.status

@@ -184,7 +184,7 @@ class Placements:
             topology=seen.spec.topology if topology is None else topology,
             size_bytes=size,
             being_deleted=seen.being_deleted,
-            parked=known.annotations.get(PARKED, "") if known is not None else "",
+            parked=known.annotations.get(PARKED) if known is not None else None,
         )
 
     def placement(self, pv_name: str) -> VolumePlacement | None:

@@ -125,6 +125,7 @@ class Starter:
         not_after = messages.not_after(request, self._clock.now())
         timeout = messages.timeout(request)
         pv_name, seen = self._volume(volume)
+        self._refuse_second(pv_name)
         moves = self._moves(request, pv_name, seen)
         self._refuse(pv_name, seen, moves)
         self._hold()
@@ -188,12 +189,15 @@ class Starter:
                 reserved[pool] = reserved.get(pool, 0) + size
         return reserved
 
-    def _refuse(self, pv_name: str, seen: VolumeSeen, moves: tuple[Move, ...]) -> None:
+    def _refuse_second(self, pv_name: str) -> None:
+        """Before its health is judged: a volume on the move has a replica more than it should have, and it is ours."""
         active = self._placements.active_migration(pv_name)
         if active is not None:
             raise FailedPrecondition(
                 Reason.ALREADY_MIGRATING, f"{pv_name} is {active.metadata.name}'s already: one migration a volume"
             )
+
+    def _refuse(self, pv_name: str, seen: VolumeSeen, moves: tuple[Move, ...]) -> None:
         found = refusals.of_moves(self._placements.subject(pv_name, seen), moves, self._placements.backend.pools)
         if not found:
             return

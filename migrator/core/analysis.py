@@ -57,6 +57,9 @@ def _why_not(view: View) -> tuple[Reason, str] | None:
         return Reason.TIMED_OUT, f"could not begin within {view.settings.timeout_seconds:g} s"
     if view.seen.pv is None:
         return Reason.VOLUME_GONE, f"PersistentVolume {view.record.spec.pv_name} is gone"
+    handle, asked = view.seen.pv.volume_handle, view.record.spec.volume_handle
+    if handle not in ("", asked):
+        return Reason.VOLUME_GONE, f"PersistentVolume {view.record.spec.pv_name} is volume {handle} now, not {asked}"
     policy = _policy_changed(view)
     if policy is not None:
         return policy
@@ -106,7 +109,7 @@ def subject_of(view: View) -> refusals.Subject:
         topology=volume.spec.topology,
         size_bytes=volume.size_bytes if volume.size_bytes is not None else (pv.size_bytes if pv else None),
         being_deleted=volume.being_deleted,
-        parked=pv.annotations.get(PARKED, "") if pv else "",
+        parked=pv.annotations.get(PARKED) if pv else None,
     )
 
 

@@ -51,6 +51,7 @@ END_STATES: Final[Mapping[Reason, MigrationState]] = {
     Reason.TOPOLOGY_CHANGED: MigrationState.FAILED,
     Reason.TOPOLOGY_LEFT: MigrationState.FAILED,
     Reason.JOURNAL_FULL: MigrationState.FAILED,
+    Reason.RECORD_LOST: MigrationState.FAILED,
 }
 """Every end that something was begun for; a refusal while analyzing ends Aborted with the refusal's own reason."""
 
@@ -197,6 +198,7 @@ class PvSeen:
     version: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
     size_bytes: int | None = None
+    volume_handle: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from common.placement import Move, Pool, Refusal, Replica
 from common.quantities import format_bytes
 from common.reasons import Reason
+from common.resources.meta import PARKED
 from migrator.core.model import ABSENT
 from migrator.core.steering import labels
 
@@ -31,8 +32,8 @@ class Subject:
     """Canonical JSON."""
     size_bytes: int | None = None
     being_deleted: bool = False
-    parked: str = ""
-    """Value of the annotation."""
+    parked: str | None = None
+    """Value of the annotation, which may be empty; None: there is none."""
 
 
 def of_volume(subject: Subject) -> tuple[Refusal, ...]:
@@ -48,16 +49,15 @@ def _deletion(subject: Subject) -> Refusal | None:
 
 
 def _parked(subject: Subject) -> Refusal | None:
-    if not subject.parked:
+    if subject.parked is None:
         return None
     if subject.parked.startswith(Reason.SOURCE_PRESERVED):
         return Refusal(
             Reason.SOURCE_PRESERVED_BEFORE,
-            f"a move kept the source of {subject.name}: lower its replica count, then remove the annotation parked",
+            f"a move kept the source of {subject.name}: lower its replica count, then remove the annotation {PARKED}",
         )
-    return Refusal(
-        Reason.PARKED, f"parked since {subject.parked}: look at the volume, then remove the annotation parked"
-    )
+    why = subject.parked or "without a word"
+    return Refusal(Reason.PARKED, f"parked ({why}): look at the volume, then remove the annotation {PARKED}")
 
 
 def _health(subject: Subject) -> Refusal | None:

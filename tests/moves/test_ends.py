@@ -153,6 +153,15 @@ async def test_a_volume_that_is_gone_with_its_persistent_volume_ends_it() -> Non
     assert (status.state, status.reason) == (MigrationState.ABORTED, Reason.VOLUME_GONE)
 
 
+async def test_a_request_for_a_volume_that_has_its_name_from_another_is_not_begun() -> None:
+    cluster = await a_cluster()
+    name = await cluster.admit()
+    made_anew = {"spec": {"csi": {"volumeHandle": "another-uuid"}}}
+    await cluster.world.patch(PERSISTENT_VOLUMES, VOLUME, made_anew)
+    await check_end(cluster, name, MigrationState.ABORTED, Reason.VOLUME_GONE)
+    assert not cluster.patches()
+
+
 async def test_a_person_who_parks_or_pins_a_volume_is_heard_while_analyzing() -> None:
     for annotation, reason, by_policy in ((PARKED, Reason.PARKED, False), (PIN, Reason.PINNED, True)):
         cluster = await a_cluster()

@@ -226,6 +226,38 @@ async def test_what_would_not_be_safe_is_refused_with_its_reason(
         assert not running.patches()
 
 
+def is_syncing(migration: pb.Migration) -> bool:
+    return migration.state == pb.MIGRATION_STATE_WAITING_SYNC
+
+
+async def test_a_second_move_of_a_volume_is_told_of_the_first(tmp_path: Path) -> None:
+    async with stage(tmp_path, mayastor=SLOW) as running:
+        first = (await running.start()).name
+        await running.until(first, is_syncing)
+        for target in ({"pool": TARGET}, {"tier": "hot"}):
+            error = await refused(running.start("another", **target))
+            assert (error.code(), reason_of(error)) == (grpc.StatusCode.FAILED_PRECONDITION, "AlreadyMigrating")
+            assert first in describe(error)
+
+
+async def test_a_volume_whose_record_was_torn_away_is_parked_and_left_alone(tmp_path: Path) -> None:
+    async with stage(tmp_path, mayastor=SLOW) as running:
+        name = (await running.start()).name
+        await running.until(name, is_syncing)
+        await running.api.patch(VOLUME_MIGRATIONS, name, {"metadata": {"finalizers": None}})
+        await running.api.delete(VOLUME_MIGRATIONS, name)
+        written = running.patches()
+
+        async def parked() -> bool:
+            return PARKED in ((await running.pv())["metadata"].get("annotations") or {})
+
+        await eventually(parked)
+        assert (await running.pv())["metadata"]["annotations"][PARKED] == f"RecordLost: {name}"
+        await until_refused(running, "Parked")
+        assert "record lost" in running.log.getvalue()
+        assert running.patches() == written
+
+
 async def test_a_parked_volume_is_refused_until_the_annotation_is_gone(tmp_path: Path) -> None:
     async with stage(tmp_path) as running:
         await running.api.patch(PERSISTENT_VOLUMES, VOLUME, {"metadata": {"annotations": {PARKED: "ReplicaLeft: x"}}})
