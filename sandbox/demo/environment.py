@@ -161,12 +161,14 @@ class Environment:
         for name, process in self.services.items():
             if process.pid is not None or name in self._stopping:
                 continue
-            killed = (process.exit_code or 0) < 0
-            if not (killed and self.setup.restart_killed):
+            code = process.exit_code or 0
+            # Below 0 is a signal that ended it, 0 a drain that one asked for; anything else is a fault of its own.
+            if code > 0 or not self.setup.restart_killed:
                 raise ServiceDiedError(
                     f"{name} ended by itself; its log {process.program.log} ends:\n{process.last_words()}"
                 )
-            self._say(f"{name} was killed (signal {-(process.exit_code or 0)}); starting it again")
+            how = f"was killed (signal {-code})" if code else "was stopped"
+            self._say(f"{name} {how}; starting it again")
             await process.start()
 
     async def _start(self) -> None:

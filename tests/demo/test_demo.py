@@ -159,15 +159,22 @@ async def test_a_service_that_dies_ends_the_demo_with_the_end_of_its_log() -> No
     assert '"service":"scorer"' in out
 
 
-async def test_a_migrator_killed_in_the_middle_of_moves_is_started_again_and_finishes_them() -> None:
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(signal.SIGKILL, "was killed (signal 9)"), (signal.SIGTERM, "was stopped")],
+    ids=["KILL", "TERM"],
+)
+async def test_a_migrator_ended_in_the_middle_of_moves_is_started_again_and_finishes_them(
+    number: signal.Signals, told: str
+) -> None:
     async with a_demo("--keep") as process:
         before = await lines_until(process, "WaitingSync")
         (migrator,) = [pid for pid in children_of(process.pid) if "migrator" in command_of(pid)]
-        os.kill(migrator, signal.SIGKILL)
+        os.kill(migrator, number)
         out = "".join(before + await lines_until(process, "demo: expected="))
         process.send_signal(signal.SIGTERM)
         await output_of(process)
-    assert "migrator was killed (signal 9); starting it again" in out
+    assert f"migrator {told}; starting it again" in out
     assert "completed=8 unsafe=0" in out, out
     assert process.returncode == 0
 
