@@ -60,7 +60,7 @@ class Setup:
     extra: Mapping[Name, Mapping[str, str]] = field(default_factory=dict)
     """More environment variables of a service."""
     restart_killed: bool = False
-    """Start a service again that somebody killed or stopped, as a kubelet would; one that fails by itself ends it all."""
+    """Start a service again that somebody killed or stopped, as a kubelet would; one that fails is a failure."""
     tick_seconds: float = 0.15
     directory: Path | None = None
     """Where logs and the kubeconfig go; a temporary place of its own if None. It is left there."""
