@@ -1,0 +1,1 @@
+"""Mayastor of today, by the REST API of its control plane."""
