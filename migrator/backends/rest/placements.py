@@ -1,10 +1,10 @@
 """
 A copy of all volumes, targets, pools and nodes, kept by asking again and again, since this API has nothing to watch.
 
-Each round reads everything once; whoever shows it compares it with what was shown before. Pages are offsets
-into an order without meaning, so a deletion while paging moves the rest forward and would hide an entry: pages overlap,
-a page that does not join the one before begins the listing anew, and a volume that is missing is gone only when asking
-for it by its uuid says so.
+Each round reads everything once; whoever shows it compares it with what was shown before. Pages are offsets into an
+order without meaning, in which a deletion moves another volume to a place that was read already. So the first listing
+is repeated until two agree, a later one when a volume that was known is not in it, and such a volume is gone only when
+asking for it by its uuid says so.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from migrator.backends.rest.facts import NexusIndex, rest_node, rest_pool, rest_
 from migrator.core.steering.cluster import RestCluster, RestNode, RestPool, RestVolume
 
 PAGE_ENTRIES: Final = 200
-OVERLAP_ENTRIES: Final = 20
 LISTINGS: Final = 3
-"""So many times a listing is begun anew before what it found will have to do; nothing is taken for gone by it."""
+"""So often the volumes are listed in one round at most; what is still overlooked then is found in the next."""
 CONFIRMED_A_ROUND: Final = 200
 """So many missing volumes are asked for one by one; the others wait for the next round."""
 AT_ONCE: Final = 8
@@ -80,7 +79,6 @@ class RestCopy:
         self._rng = rng
         self._log = log
         self._page_entries = max(page_entries, 1)
-        self._overlap = min(OVERLAP_ENTRIES, self._page_entries // 2)
         self._interval = LEAST_SECONDS
         self._heard_at: float | None = None
         self._due = asyncio.Event()
@@ -163,8 +161,8 @@ class RestCopy:
     async def _round(self) -> Round:
         nodes = tuple(await self._client.nodes())
         pools = await self._client.pools()
-        listed, undecodable = await self._list()
-        unasked = await self._confirm(listed, undecodable)
+        listed, undecodable, last = await self._list()
+        unasked = await self._confirm(listed, last)
         # After the volumes: a target that went before it was named again is then not taken for another one.
         nexuses = NexusIndex(await self._client.nexuses())
         published = {uuid for uuid, volume in listed.items() if volume.state.target is not None}
@@ -180,27 +178,30 @@ class RestCopy:
             undecodable=undecodable,
         )
 
-    async def _list(self) -> tuple[dict[str, shapes.Volume], dict[str, str]]:
-        """List all volumes, more than once where pages do not join; later answers count."""
+    async def _list(self) -> tuple[dict[str, shapes.Volume], dict[str, str], set[str]]:
+        """List all volumes, again where some went meanwhile; return them, those not understood, and the last names."""
         volumes: dict[str, shapes.Volume] = {}
         undecodable: dict[str, str] = {}
+        last: set[str] | None = None
         for _ in range(LISTINGS):
-            if await self._list_once(volumes, undecodable):
+            names, pages = await self._list_once(volumes, undecodable)
+            as_before = names == last or (last is None and self.synced and names >= self.now.volumes.keys())
+            last = names
+            if pages == 1 or as_before:
                 break
-        return volumes, {uuid: why for uuid, why in undecodable.items() if uuid not in volumes}
+        return volumes, {uuid: why for uuid, why in undecodable.items() if uuid not in volumes}, last or set()
 
-    async def _list_once(self, volumes: dict[str, shapes.Volume], undecodable: dict[str, str]) -> bool:
-        """Read all pages; return whether each joins the one before."""
-        token, tail, joined = 0, set[str](), True
+    async def _list_once(self, volumes: dict[str, shapes.Volume], undecodable: dict[str, str]) -> tuple[set[str], int]:
+        """Read all pages; return the uuids and the number of pages."""
+        names: set[str] = set()
+        token, pages = 0, 0
         while True:
             page = await self._client.volumes(self._page_entries, token)
-            names = [self._take(raw, volumes, undecodable) for raw in page.entries]
-            # The last of the page before are the first of this one, unless something was taken out in front of them.
-            joined = joined and (not tail or not tail.isdisjoint(names))
-            if page.next_token is None or not names:
-                return joined
-            tail = set(names[-self._overlap :]) if self._overlap else set()
-            token = max(page.next_token - self._overlap, token + 1)
+            pages += 1
+            names |= {self._take(raw, volumes, undecodable) for raw in page.entries}
+            if page.next_token is None or page.next_token <= token:
+                return names, pages
+            token = page.next_token
 
     def _take(self, raw: msgspec.Raw, volumes: dict[str, shapes.Volume], undecodable: dict[str, str]) -> str:
         try:
@@ -214,18 +215,20 @@ class RestCopy:
         volumes[volume.spec.uuid] = volume
         return volume.spec.uuid
 
-    async def _confirm(self, listed: dict[str, shapes.Volume], undecodable: Mapping[str, str]) -> set[str]:
-        """Ask for those that were there and are missing now; put back those that are not gone, return the unasked."""
-        missing = sorted(self.now.volumes.keys() - listed.keys() - undecodable.keys())
-        slots = asyncio.Semaphore(AT_ONCE)
+    async def _confirm(self, listed: dict[str, shapes.Volume], last: set[str]) -> set[str]:
+        """Ask for those that were there and are missing now; let go of those that are gone, return the unasked."""
+        missing = sorted((self.now.volumes.keys() | listed.keys()) - last)
         asked = missing[:CONFIRMED_A_ROUND]
+        slots = asyncio.Semaphore(AT_ONCE)
         answers = await asyncio.gather(*(self._still_there(uuid, slots) for uuid in asked), return_exceptions=True)
         for uuid, answer in zip(asked, answers, strict=True):
             if isinstance(answer, BaseException):
                 raise answer
             if answer is not None:
                 listed[uuid] = answer
-        return set(missing[CONFIRMED_A_ROUND:])
+            else:
+                listed.pop(uuid, None)
+        return (set(missing[CONFIRMED_A_ROUND:]) & self.now.volumes.keys()) - listed.keys()
 
     async def _still_there(self, uuid: str, slots: asyncio.Semaphore) -> shapes.Volume | None:
         async with slots:
