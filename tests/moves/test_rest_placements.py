@@ -12,21 +12,26 @@ from typing import Any
 import msgspec
 import pytest
 
+from common.clock import SystemClock
 from common.placement import ReplicaHealth
 from migrator.backends.base import BackendError
 from migrator.backends.rest import shapes
 from migrator.backends.rest.answers import RestError
 from migrator.backends.rest.backend import NOT_BUILT, Names, RestBackend
+from migrator.backends.rest.disk_pools import DiskPoolLabels
 from migrator.backends.rest.facts import NexusIndex, rest_node, rest_pool, rest_volume
 from migrator.backends.rest.placements import RestCopy
 from migrator.core.model import Outcome, ProbeVolume
 from migrator.core.steering.cluster import OPEN, PoolCordon, PoolState
 from migrator.core.steering.levers import CordonPool, LabelPool, Lever
 from sandbox.fronts.mayastor_rest.faults import Effect, Fault
+from sandbox.world.driver import DISK_POOLS
 from sandbox.world.storage import Copy, SimReplica, SimVolume
 from sandbox.world.versions import MayastorVersion
+from tests.clock import ManualClock
 from tests.contract.rest_cluster import GIB, HOT, OTHER, VOLUME, RestCluster, a_pool
-from tests.moves.cluster import QUIET
+from tests.moves.cluster import NAMESPACE, QUIET
+from tests.moves.cluster import Cluster as KubeCluster
 from tests.moves.rest_stage import Stage, staged
 
 PV = "pvc-of-mine"
@@ -74,14 +79,11 @@ async def running(backend: RestBackend) -> AsyncIterator[RestBackend]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def next_round(stage: Stage, backend: RestBackend) -> None:
+async def next_round(backend: RestBackend) -> None:
     """Let the poller come round once more."""
-    await stage.cluster.clock.wait_for_sleepers()
-    seen = stage.asked("nexuses")
+    before = backend._copy.now
     backend.hurry()
-    await until(lambda: stage.asked("nexuses") > seen)
-    await stage.cluster.clock.wait_for_sleepers()
-    await asyncio.sleep(0.02)
+    await until(lambda: backend._copy.now is not before)
 
 
 def uuid(number: int) -> str:
@@ -491,17 +493,17 @@ async def test_only_what_changed_is_told() -> None:
     await cluster.create(on="p1")
     await cluster.create(OTHER, on="p2")
     async with staged(cluster) as stage, running(a_backend(stage)) as backend:
-        await next_round(stage, backend)
+        await next_round(backend)
         told: list[tuple[frozenset[str], frozenset[str]]] = []
         backend.listen(lambda volumes, pools: told.append((volumes, pools)))
-        await next_round(stage, backend)
+        await next_round(backend)
         assert told == [], "nothing changed"
         await cluster.publish("n1")
-        await next_round(stage, backend)
+        await next_round(backend)
         assert told == [(frozenset({PV}), frozenset())]
         told.clear()
         await stage.client.cordon_node("n3", "maintenance")
-        await next_round(stage, backend)
+        await next_round(backend)
         assert told == [(frozenset(), frozenset({"p3"}))]
 
 
@@ -537,7 +539,7 @@ async def test_the_age_is_known_and_grows_while_mayastor_is_silent() -> None:
             assert backend.age_seconds == 100
             assert set(backend.volumes) == {PV}, "what was known stays"
             cluster.front.faults.clear()
-            await next_round(stage, backend)
+            await next_round(backend)
             assert backend.age_seconds < 100
 
 
@@ -606,3 +608,50 @@ async def test_a_read_that_fails_says_which_volume_and_why() -> None:
             await backend.read(PV, ())
         with pytest.raises(BackendError, match="no uuid"):
             await backend.read("somebody-elses-volume", ())
+
+
+# --- labels of DiskPool resources ----------------------------------------------------------------------------------
+
+
+async def test_labels_of_diskpool_resources_are_kept_in_whichever_version_they_are_served() -> None:
+    kube = KubeCluster()
+    changes: list[int] = []
+    copy = DiskPoolLabels(
+        kube.api(),
+        group="openebs.io",
+        namespace=NAMESPACE,
+        clock=SystemClock(),
+        rng=random.Random(1),
+        log=QUIET,
+        on_change=lambda: changes.append(1),
+    )
+    task = asyncio.ensure_future(copy.run())
+    try:
+        made = {"metadata": {"name": "p9", "labels": {"rack": "7"}}, "spec": {"node": "n9"}}
+        await kube.world.create(DISK_POOLS, made, NAMESPACE)
+        await until(lambda: copy.labels().get("p9") == {"rack": "7"})
+        await kube.world.patch(DISK_POOLS, "p9", {"metadata": {"labels": {"rack": "8"}}}, NAMESPACE)
+        await until(lambda: copy.labels().get("p9") == {"rack": "8"})
+        await kube.world.delete(DISK_POOLS, "p9", NAMESPACE)
+        await until(lambda: "p9" not in copy.labels())
+        assert len(changes) >= 3
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_without_diskpool_resources_their_labels_are_asked_for_again_later() -> None:
+    clock = ManualClock()
+    copy = DiskPoolLabels(
+        KubeCluster().api(), group="no.such.group", namespace=NAMESPACE, clock=clock, rng=random.Random(1), log=QUIET
+    )
+    task = asyncio.ensure_future(copy.run())
+    try:
+        for _ in range(2):
+            await clock.wait_for_sleepers()
+            assert not task.done()
+            await clock.advance(400)
+        assert copy.labels() == {}
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
