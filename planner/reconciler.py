@@ -223,7 +223,7 @@ class Reconciler:
         done = _as_acted(decided, acted)
         self.last[name] = done
         self._metrics.show(done)
-        trouble = acted.unreachable or next(iter(acted.refused.values()), None) or _heat_trouble(world, decided)
+        trouble = acted.unreachable or next(iter(acted.refused.values()), None)
         await self._write_status(document, world, decided, trouble)
         self._log.info(
             "reconciled",
@@ -236,7 +236,7 @@ class Reconciler:
             started=sorted(acted.started),
             held=f"{decided.held.reason}: {decided.held.detail}" if decided.held is not None else None,
         )
-        return done, trouble is not None
+        return done, trouble is not None or _heat_failed(world, decided)
 
     async def _act(self, world: World, decided: Plan, now: datetime) -> Acted:
         """Ask for each move of the plan."""
@@ -338,14 +338,8 @@ def _as_acted(decided: Plan, acted: Acted) -> Plan:
     )
 
 
-def _heat_trouble(world: World, decided: Plan) -> Held | None:
-    """Tell that heat was not fresh, which holds every volume, and makes it worth asking again soon."""
+def _heat_failed(world: World, decided: Plan) -> bool:
+    """Tell whether heat was not fresh, so that it is worth asking again soon."""
     policy = world.policies.get(decided.policy)
     snapshot = world.heat.get(policy.window) if policy is not None else None
-    match snapshot.absent.quality if snapshot is not None else None:
-        case HeatQuality.STALE:
-            return Held(Reason.HEAT_STALE, "the scorer has only old heat: Prometheus does not answer it")
-        case HeatQuality.UNAVAILABLE:
-            return Held(Reason.HEAT_UNAVAILABLE, "the scorer has no heat: Prometheus does not answer it")
-        case _:
-            return None
+    return snapshot is not None and snapshot.absent.quality in {HeatQuality.STALE, HeatQuality.UNAVAILABLE}

@@ -22,7 +22,7 @@ from planner.core.checks import CHECKS, REFUSALS, VOLUME_REFUSALS, first_refusal
 from planner.core.ledger import Ledger
 from planner.core.ranking import Turn, Turns, as_met
 from planner.core.tiers import Place
-from planner.core.world import HeatScore, InvalidPolicy, Volume, World
+from planner.core.world import HeatQuality, HeatScore, InvalidPolicy, Volume, World
 
 
 class Outcome(StrEnum):
@@ -201,6 +201,8 @@ def _policy_held(view: View) -> Held | None:
         return Held(Reason.MIGRATIONS_PAUSED, "the migrator's cap of concurrent migrations is 0")
     if view.heat.problem:
         return Held(Reason.HEAT_UNAVAILABLE, view.heat.problem)
+    if view.heat.absent.quality is HeatQuality.STALE:
+        return Held(Reason.HEAT_STALE, "the scorer has only old heat: Prometheus does not answer it")
     return None
 
 
