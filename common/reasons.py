@@ -102,6 +102,7 @@ class Reason(StrEnum):
     WAITING_FOR_REMOVAL = "WaitingForRemoval"
     WAITING_FOR_PUBLISH = "WaitingForPublish"
     RETRYING_WRITE = "RetryingWrite"
+    OUTCOME_UNKNOWN = "OutcomeUnknown"
 
     # How a migration ended (see migrator.core.model.END_STATES).
     MOVED = "Moved"
@@ -125,6 +126,8 @@ class Reason(StrEnum):
     UNKNOWN_REPLICA = "UnknownReplica"
     ORIGINAL_LOST = "OriginalLost"
     REPLICA_LEFT = "ReplicaLeft"
+    PARTLY_MOVED = "PartlyMoved"
+    LEVERS_LEFT = "LeversLeft"
     JOURNAL_FULL = "JournalFull"
     RECORD_DELETED = "RecordDeleted"
     RECORD_LOST = "RecordLost"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from common.logs import Logger
 from common.resources.migration import AdmittedSettings, MigrationState, VolumeMigration
 from migrator.annotations import ClusterObjects, pv_seen
 from migrator.backends.base import Backend, Result
-from migrator.core.model import AnnotatePv, Conclude, Do, End, Now, PolicySeen, Seen, Wait
+from migrator.core.model import AnnotatePv, Conclude, Do, End, Now, Outcome, PolicySeen, Seen, SwitchOff, Wait
 from migrator.core.steps import next_step
 from migrator.journal import Journal, RequestChangedError
 
@@ -43,6 +43,11 @@ class Lease(Protocol):
         ...
 
 
+async def nothing_to_switch(write: SwitchOff) -> Result:
+    """Of a backend without levers."""
+    return Result(Outcome.REFUSED, f"there is nothing that {', '.join(write.abilities)} could be switched off of")
+
+
 @dataclass(frozen=True, slots=True)
 class Execution:
     """What all executions of one process share."""
@@ -55,6 +60,7 @@ class Execution:
     log: Logger
     on_write: Callable[[str, str], None] = lambda _kind, _outcome: None
     """Is told of every outside write and what came of it."""
+    switch_off: Callable[[SwitchOff], Awaitable[Result]] = nothing_to_switch
 
 
 class Executor:
@@ -137,6 +143,7 @@ class Executor:
             ended=self._elapsed(),
             volume=reading.volume,
             pools=reading.pools,
+            rest=reading.rest,
             pv=pv_seen(pv) if pv is not None else None,
             policy=policy,
         )
@@ -167,6 +174,8 @@ class Executor:
 
     async def _perform(self, decision: Do, seen: Seen) -> Result:
         write = decision.write
+        if isinstance(write, SwitchOff):
+            return await self._shared.switch_off(write)
         if isinstance(write, AnnotatePv):
             if seen.pv is None:
                 raise ValueError(f"{self._journal.name}: would annotate a PersistentVolume that is not there")

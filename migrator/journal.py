@@ -180,6 +180,7 @@ class Journal:
             replica_count=result.spec.replica_count if result.spec is not None else None,
             topology=result.spec.topology if result.spec is not None else None,
             resource_version=result.version,
+            levers_left=result.levers_left,
         )
         await self.store(replace(self.status, steps=(*self.status.steps, step), elapsed_seconds=elapsed))
 

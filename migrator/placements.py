@@ -221,11 +221,7 @@ class Placements:
         if active is not None:
             yield Refusal(Reason.ALREADY_MIGRATING, f"{active.metadata.name} is under way")
             return
-        yield from refusals.of_volume(subject)
-        for pool in self._backend.pools.values():
-            if pool.name not in {replica.pool for replica in subject.replicas}:
-                found = refusals.of_target(subject, pool)
-                yield from (refusal for refusal in found if refusal.reason in refusals.RELATIONS)
+        yield from self._backend.refusals(subject)
 
     def pool(self, name: str) -> Pool | None:
         """Tell of a pool; None if there is none."""

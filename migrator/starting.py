@@ -198,7 +198,7 @@ class Starter:
             )
 
     def _refuse(self, pv_name: str, seen: VolumeSeen, moves: tuple[Move, ...]) -> None:
-        found = refusals.of_moves(self._placements.subject(pv_name, seen), moves, self._placements.backend.pools)
+        found = self._placements.backend.refusals_of_moves(self._placements.subject(pv_name, seen), moves)
         if not found:
             return
         if found[0].reason is Reason.POOL_NOT_FOUND:

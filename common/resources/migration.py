@@ -106,6 +106,8 @@ class Step(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     topology: str | None = None
     """As replica_count, for spec.topology as canonical JSON text."""
     resource_version: str = ""
+    levers_left: bool = False
+    """Of an outcome: some of the intent's levers may still be pulled."""
     repeats: int = 0
     """How often this entry was updated in place instead of a new one being written."""
 
@@ -129,6 +131,15 @@ class PhaseTime(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class BackendKind(StrEnum):
+    """How a Mayastor is spoken to."""
+
+    CRD = "crd"
+    """By MayastorVolume resources."""
+    REST = "rest"
+    """By the REST API of its control plane."""
+
+
 class AdmittedSettings(msgspec.Struct, frozen=True, rename="camel"):
     """Settings as they were when the migration was admitted; a restart with other flags does not change them."""
 
@@ -138,6 +149,11 @@ class AdmittedSettings(msgspec.Struct, frozen=True, rename="camel"):
     poll_seconds: float
     read_gap_seconds: float = 1.0
     """Two reads further apart than this are two."""
+    backend: BackendKind = BackendKind.CRD
+    operation_seconds: float = 15.0
+    """rest: a write that was not answered takes effect within this, if ever."""
+    lease_seconds: float = 15.0
+    """rest: a leader before may still write for so long after another has taken over."""
 
 
 class Heading(StrEnum):

@@ -7,14 +7,30 @@ one write and says what came of it. It decides nothing. The simulation joins her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from common.placement import Pool
-from migrator.core.model import FenceVolume, Outcome, PatchVolume, ProbeVolume, VolumeSeen, VolumeSpec
+from common.placement import Move, Pool, Refusal
+from common.resources.migration import BackendKind
+from migrator.core.model import (
+    FenceVolume,
+    Outcome,
+    PatchVolume,
+    ProbeVolume,
+    ReleaseLevers,
+    RestSeen,
+    SetReplicaCount,
+    VolumeSeen,
+    VolumeSpec,
+)
+from migrator.core.refusals import Subject
 
-VolumeWrite = ProbeVolume | PatchVolume | FenceVolume
+ResourceWrite = ProbeVolume | PatchVolume | FenceVolume
+"""The writes that the crd backend makes."""
+RestWrite = SetReplicaCount | ReleaseLevers
+"""The writes that the rest backend makes."""
+VolumeWrite = ResourceWrite | RestWrite
 """The writes that a backend makes; the others go to Kubernetes alone."""
 Listener = Callable[[frozenset[str], frozenset[str]], None]
 """Is told the names of volumes and of pools that changed."""
@@ -40,6 +56,8 @@ class Reading:
     """None: there is no such volume."""
     pools: Mapping[str, Pool] = field(default_factory=dict)
     """Those asked for and those of the replicas; one that does not exist is missing."""
+    rest: RestSeen | None = None
+    """Where the backend is rest and there is the volume."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +69,8 @@ class Result:
     spec: VolumeSpec | None = None
     """What the volume's spec is after it, where the answer tells."""
     version: str = ""
+    levers_left: bool = False
+    """Some of the write's levers may still be pulled."""
 
 
 class BackendError(Exception):
@@ -59,6 +79,11 @@ class BackendError(Exception):
 
 class Backend(Protocol):
     """One Mayastor."""
+
+    @property
+    def kind(self) -> BackendKind:
+        """Which of them it is."""
+        ...
 
     @property
     def capabilities(self) -> Capabilities:
@@ -96,6 +121,26 @@ class Backend(Protocol):
 
     async def run(self) -> None:
         """Find out what it can do and keep the copy fresh, forever."""
+        ...
+
+    def refusals(self, subject: Subject) -> tuple[Refusal, ...]:
+        """
+        List why a volume cannot move at all, or, where it can, which pools no replica of it can go to and why.
+
+        From the copy; what a pool is (offline, full, cordoned) is told with the pool and left out.
+        """
+        ...
+
+    def refusals_of_moves(self, subject: Subject, moves: Sequence[Move]) -> tuple[Refusal, ...]:
+        """List why these moves must not begin, from the copy; the first is the one to tell."""
+        ...
+
+    async def take_over(self) -> None:
+        """
+        Clear away what a leader before may have left, besides what is in the journals of migrations under way.
+
+        Called by each new leader while it leads, beside the rest of its work. Returns when all is clear.
+        """
         ...
 
     async def read(self, volume: str, pools: Iterable[str]) -> Reading:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -24,10 +24,11 @@ from common.kube.api import (
 )
 from common.kube.reflector import Reflector
 from common.logs import Logger
-from common.placement import Pool
+from common.placement import Move, Pool, Refusal
+from common.resources.migration import BackendKind
 from common.resources.pool import DiskPool
 from common.resources.volume import MayastorVolume
-from migrator.backends.base import BackendError, Capabilities, Listener, Reading, Result, VolumeWrite
+from migrator.backends.base import BackendError, Capabilities, Listener, Reading, ResourceWrite, Result, VolumeWrite
 from migrator.backends.mayastor_volume import (
     difference,
     lacking_field,
@@ -41,8 +42,8 @@ from migrator.core.model import (
     ProbeVolume,
     VolumeSeen,
 )
+from migrator.core.refusals import RELATIONS, Subject, of_moves, of_target, of_volume
 
-NAME: Final = "crd"
 READ_GAP_SECONDS: Final = 1.0
 _volume = msgspec.json.Decoder(MayastorVolume)
 _pool = msgspec.json.Decoder(DiskPool)
@@ -71,7 +72,7 @@ class CrdBackend:
         self._log = log
         self._listeners: list[Listener] = []
         self._capabilities = Capabilities(
-            NAME, can_migrate=False, detail="still looking for MayastorVolumes", known=False
+            self.kind, can_migrate=False, detail="still looking for MayastorVolumes", known=False
         )
         self._volumes_at = self._resource(version, "mayastorvolumes", "MayastorVolume")
         self._pools_at = self._resource(version, "diskpools", "DiskPool")
@@ -81,6 +82,10 @@ class CrdBackend:
         self._pools: dict[str, Pool] = {}
 
     # --- the copy ------------------------------------------------------------------------------------------------
+
+    @property
+    def kind(self) -> BackendKind:
+        return BackendKind.CRD
 
     @property
     def capabilities(self) -> Capabilities:
@@ -147,12 +152,12 @@ class CrdBackend:
             except KubeError as error:
                 problem, known = str(error), False
             if problem is None:
-                self._capabilities = Capabilities(NAME, can_migrate=True)
+                self._capabilities = Capabilities(self.kind, can_migrate=True)
                 self._tell(frozenset(), frozenset())
                 return
             if self._capabilities.detail != problem:
                 self._log.warning("no migrations with this Mayastor", why=problem)
-            self._capabilities = Capabilities(NAME, can_migrate=False, detail=problem, known=known)
+            self._capabilities = Capabilities(self.kind, can_migrate=False, detail=problem, known=known)
             self._tell(frozenset(), frozenset())
             await self._clock.sleep(backoff.next_seconds())
 
@@ -241,7 +246,22 @@ class CrdBackend:
         except KubeError as error:
             raise BackendError(f"{what} could not be read: {error}") from error
 
+    def refusals(self, subject: Subject) -> tuple[Refusal, ...]:
+        found = list(of_volume(subject))
+        for pool in self._pools.values():
+            if pool.name not in {replica.pool for replica in subject.replicas}:
+                found.extend(refusal for refusal in of_target(subject, pool) if refusal.reason in RELATIONS)
+        return tuple(found)
+
+    def refusals_of_moves(self, subject: Subject, moves: Sequence[Move]) -> tuple[Refusal, ...]:
+        return of_moves(subject, moves, self._pools)
+
+    async def take_over(self) -> None:
+        """Nothing to do: preconditions and the fence see to what a leader before may still write."""
+
     async def perform(self, write: VolumeWrite, seen: VolumeSeen) -> Result:
+        if not isinstance(write, ResourceWrite):
+            raise TypeError(f"{type(write).__name__} is no write of the crd backend")
         body = patch_body(write, seen)
         probing = isinstance(write, ProbeVolume)
         try:

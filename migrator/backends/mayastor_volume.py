@@ -24,7 +24,7 @@ from common.placement import Pool, Replica, ReplicaHealth
 from common.quantities import parse_bytes
 from common.resources.meta import FENCE
 from common.resources.volume import MayastorReplica, MayastorVolume
-from migrator.backends.base import VolumeWrite
+from migrator.backends.base import ResourceWrite
 from migrator.core.history import wanted
 from migrator.core.model import (
     ABSENT,
@@ -73,7 +73,7 @@ def outcome_of(error: KubeError) -> Outcome:
     return Outcome.UNKNOWN
 
 
-def patch_body(write: VolumeWrite, seen: VolumeSeen) -> Body:
+def patch_body(write: ResourceWrite, seen: VolumeSeen) -> Body:
     """Translate a write into a merge patch on the volume as it was read."""
     metadata: dict[str, Any] = {"resourceVersion": seen.version}
     if isinstance(write, FenceVolume):
@@ -101,7 +101,7 @@ def merge_difference(before: Any, after: Any) -> Any:
     return patch
 
 
-def difference(write: VolumeWrite, seen: VolumeSeen, after: VolumeSeen) -> str | None:
+def difference(write: ResourceWrite, seen: VolumeSeen, after: VolumeSeen) -> str | None:
     """Say how what was stored differs from what was meant."""
     if isinstance(write, FenceVolume):
         return None if after.fence == write.value else f"the fence is {after.fence!r}, meant was {write.value!r}"

@@ -9,13 +9,14 @@ between finds in the journal how far it came.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
 from msgspec.structs import replace
 
 from common.reasons import Reason
 from common.resources.memory import MoveEnd, read_memory
 from common.resources.meta import MOVE_MEMORY, PARKED
-from common.resources.migration import Heading, MigrationState
+from common.resources.migration import Heading, MigrationState, VolumeMigration
 from migrator.core.history import Fate
 from migrator.core.model import AnnotatePv, Conclude, Decision, Outcome, PatchVolume, Purpose, end_state
 from migrator.core.view import View, ended
@@ -101,15 +102,20 @@ def _annotate(view: View) -> Decision | None:
 
 def _annotation(view: View) -> AnnotatePv:
     reason, _ = reason_of(view)
+    return annotation(view.record, reason, view.now.wall)
+
+
+def annotation(record: VolumeMigration, reason: Reason, wall: datetime) -> AnnotatePv:
+    """Say what the PersistentVolume is told of an end: what a person must look at is parked."""
     state = end_state(reason)
     park = state is MigrationState.FAILED or reason is Reason.SOURCE_PRESERVED
     return AnnotatePv(
-        time=view.now.wall.replace(microsecond=view.now.wall.microsecond // 1000 * 1000),
-        from_pools=view.source_pools,
-        to_pools=view.target_pools,
+        time=wall.replace(microsecond=wall.microsecond // 1000 * 1000),
+        from_pools=tuple(move.source.pool for move in record.spec.moves),
+        to_pools=tuple(move.target_pool for move in record.spec.moves),
         result=reason,
         last_migration=state is MigrationState.COMPLETED,
-        parked=f"{reason}: {view.record.metadata.name}" if park else "",
+        parked=f"{reason}: {record.metadata.name}" if park else "",
     )
 
 

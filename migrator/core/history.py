@@ -69,6 +69,8 @@ class Intent:
     ended_at: float = 0
     """Elapsed seconds of the outcome."""
     tries: int = 1
+    levers_left: bool = False
+    """Some of its levers may still be pulled, though what became of it is known."""
 
     def wanted(self) -> VolumeSpec | None:
         """Tell the spec it was to bring about."""
@@ -236,5 +238,11 @@ def _with_outcome(intent: Intent, step: Step) -> Intent:
     if isinstance(intent.write, ProbeVolume) and outcome is Outcome.UNKNOWN:
         fate = Fate.NOT_DONE
     return replace(
-        intent, fate=fate, outcome=outcome, detail=step.detail, echo=_spec(step), ended_at=step.elapsed_seconds
+        intent,
+        fate=fate,
+        outcome=outcome,
+        detail=step.detail,
+        echo=_spec(step),
+        ended_at=step.elapsed_seconds,
+        levers_left=step.levers_left,
     )

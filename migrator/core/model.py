@@ -20,6 +20,9 @@ from common.placement import Pool, Replica
 from common.reasons import Reason
 from common.resources.meta import Time
 from common.resources.migration import Course, MigrationState, Rebuild, ReplicaRecord
+from migrator.core.steering.abilities import Abilities, Ability
+from migrator.core.steering.cluster import RestCluster, RestVolume
+from migrator.core.steering.levers import Lever
 
 ABSENT: Final = "null"
 """The canonical text of a topology that is not there."""
@@ -43,6 +46,7 @@ END_STATES: Final[Mapping[Reason, MigrationState]] = {
     Reason.PLACEMENT_CHANGED: MigrationState.ABORTED,
     Reason.VOLUME_GONE: MigrationState.ABORTED,
     Reason.ALREADY_MIGRATING: MigrationState.ABORTED,
+    Reason.PARTLY_MOVED: MigrationState.ABORTED,
     # Something is left, or not as it should be; a person must look.
     Reason.REPLICA_LEFT: MigrationState.FAILED,
     Reason.WRONG_REPLICA_REMOVED: MigrationState.FAILED,
@@ -50,6 +54,7 @@ END_STATES: Final[Mapping[Reason, MigrationState]] = {
     Reason.REPLICA_COUNT_CHANGED: MigrationState.FAILED,
     Reason.TOPOLOGY_CHANGED: MigrationState.FAILED,
     Reason.TOPOLOGY_LEFT: MigrationState.FAILED,
+    Reason.LEVERS_LEFT: MigrationState.FAILED,
     Reason.JOURNAL_FULL: MigrationState.FAILED,
     Reason.RECORD_LOST: MigrationState.FAILED,
 }
@@ -79,7 +84,7 @@ class VolumeSpec:
 
 
 class Purpose(StrEnum):
-    """What a PatchVolume is for."""
+    """What a change of a volume's spec is for."""
 
     SCALE_UP = "ScaleUp"
     """One replica more, steered to the target."""
@@ -120,6 +125,33 @@ class FenceVolume(msgspec.Struct, frozen=True, tag=True, rename="camel", omit_de
     value: str
 
 
+class SetReplicaCount(msgspec.Struct, frozen=True, tag=True, rename="camel", omit_defaults=True):
+    """
+    rest: with these levers pulled, and only if they are all seen pulled, ask for one replica more or less; let them go.
+
+    One write, because between its parts there is nothing to decide, and because levers must not stand while a journal
+    is waited for.
+    """
+
+    purpose: Purpose
+    replica_count: int
+    levers: tuple[Lever, ...] = ()
+    relies_on: tuple[Ability, ...] = ()
+    """What is to be switched off for this cluster if it comes out otherwise."""
+
+
+class ReleaseLevers(msgspec.Struct, frozen=True, tag=True, rename="camel", omit_defaults=True):
+    """rest: let these go, as far as they are pulled; what is not as a lever of ours left it is somebody's."""
+
+    levers: tuple[Lever, ...]
+
+
+class SwitchOff(msgspec.Struct, frozen=True, tag=True, rename="camel", omit_defaults=True):
+    """rest: rely on these no more in this cluster, until a person says otherwise."""
+
+    abilities: tuple[Ability, ...]
+
+
 class AnnotatePv(msgspec.Struct, frozen=True, tag=True, rename="camel", omit_defaults=True):
     """Tell the PersistentVolume how the migration ended."""
 
@@ -134,7 +166,7 @@ class AnnotatePv(msgspec.Struct, frozen=True, tag=True, rename="camel", omit_def
     """Not empty: hold the volume until a person has looked; says why."""
 
 
-Write = ProbeVolume | PatchVolume | FenceVolume | AnnotatePv
+Write = ProbeVolume | PatchVolume | FenceVolume | SetReplicaCount | ReleaseLevers | SwitchOff | AnnotatePv
 
 
 def encode_write(write: Write) -> dict[str, Any]:
@@ -191,6 +223,18 @@ class VolumeSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class RestSeen:
+    """rest: what steering rests on, read together with the volume."""
+
+    cluster: RestCluster
+    """As it is without levers of ours, with the volume as it was read."""
+    volume: RestVolume
+    abilities: Abilities
+    as_read: RestCluster
+    """With the levers that are pulled."""
+
+
+@dataclass(frozen=True, slots=True)
 class PvSeen:
     """The PersistentVolume of a volume."""
 
@@ -222,6 +266,8 @@ class Seen:
     """The pools concerned; one that does not exist is missing."""
     pv: PvSeen | None = None
     policy: PolicySeen | None = None
+    rest: RestSeen | None = None
+    """Where the backend is rest and there is the volume."""
     earlier: Seen | None = None
     """The read before this one, if it came after the journal's last entry."""
 

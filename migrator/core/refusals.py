@@ -36,6 +36,12 @@ class Subject:
     """Value of the annotation, which may be empty; None: there is none."""
 
 
+def of_person(subject: Subject) -> tuple[Refusal, ...]:
+    """List what a person or a deletion has to do with it, however Mayastor is spoken to."""
+    found = [check(subject) for check in (_deletion, _parked)]
+    return tuple(refusal for refusal in found if refusal is not None)
+
+
 def of_volume(subject: Subject) -> tuple[Refusal, ...]:
     """List why the volume cannot move at all."""
     found = [check(subject) for check in (_deletion, _parked, _health, _topology, _replicas)]

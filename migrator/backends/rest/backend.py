@@ -11,14 +11,15 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from common.backoff import Backoff
 from common.clock import Clock
 from common.logs import Logger
-from common.placement import Pool
+from common.placement import Move, Pool, Refusal
+from common.resources.migration import BackendKind
 from migrator.backends.base import BackendError, Capabilities, Listener, Reading, Result, VolumeWrite
 from migrator.backends.rest import shapes
 from migrator.backends.rest.abilities import find_marks
@@ -26,12 +27,13 @@ from migrator.backends.rest.answers import Meaning, RestError
 from migrator.backends.rest.client import RestClient
 from migrator.backends.rest.facts import NexusIndex, pool_of, rest_node, rest_pool, rest_volume, volume_seen
 from migrator.backends.rest.placements import RestCopy
-from migrator.core.model import Outcome, VolumeSeen
-from migrator.core.steering.abilities import Marks
+from migrator.core.model import Outcome, RestSeen, VolumeSeen
+from migrator.core.refusals import Subject, of_person
+from migrator.core.steering.abilities import Abilities, Marks, abilities_of
 from migrator.core.steering.cluster import RestCluster, RestVolume
-from migrator.core.steering.levers import Lever, without
+from migrator.core.steering.feasibility import plan_moves, refusals_of_targets, refusals_of_volume
+from migrator.core.steering.levers import PASSING, Lever, without
 
-NAME: Final = "rest"
 NOT_BUILT: Final = "moves over the REST API are not built yet: this version only shows where everything is"
 MARKS_SECONDS: Final = 600.0
 """What a control plane can do is asked again so often: it may have been upgraded."""
@@ -47,6 +49,8 @@ class Survey:
     """None: there is no such volume."""
     cluster: RestCluster
     """With the volume as it was read; the other volumes are those of the copy."""
+    as_read: RestCluster
+    """With the levers that are pulled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +100,19 @@ class RestBackend:
         self._levers = levers
         self._listeners: list[Listener] = []
         self._copy = RestCopy(client, cache_seconds=cache_seconds, clock=clock, rng=rng, log=log)
-        self._capabilities = Capabilities(NAME, can_migrate=False, detail=f"still asking {client.url}", known=False)
+        self._capabilities = Capabilities(
+            self.kind, can_migrate=False, detail=f"still asking {client.url}", known=False
+        )
         self._marks: Marks | None = None
         self._marks_at = 0.0
         self._volumes: dict[str, VolumeSeen] = {}
         self._pools: dict[str, Pool] = {}
 
     # --- the copy ------------------------------------------------------------------------------------------------
+
+    @property
+    def kind(self) -> BackendKind:
+        return BackendKind.REST
 
     @property
     def capabilities(self) -> Capabilities:
@@ -137,6 +147,11 @@ class RestBackend:
     def cluster(self) -> RestCluster:
         """The copy as steering looks at it, without levers of ours."""
         return without(self._copy.now.cluster(), self._levers())
+
+    @property
+    def abilities(self) -> Abilities:
+        """What may be relied upon; before it was asked, what every version can."""
+        return abilities_of(self._marks or Marks())
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -196,9 +211,9 @@ class RestBackend:
         """Say what can be done; told only where it is something else than before."""
         if not self._copy.synced:
             why = self._copy.problem or f"still asking {self._client.url}"
-            now = Capabilities(NAME, can_migrate=False, detail=why, known=False)
+            now = Capabilities(self.kind, can_migrate=False, detail=why, known=False)
         else:
-            now = Capabilities(NAME, can_migrate=False, detail=NOT_BUILT)
+            now = Capabilities(self.kind, can_migrate=False, detail=NOT_BUILT)
         if now != self._capabilities:
             self._capabilities = now
             self._tell(frozenset(), frozenset())
@@ -220,7 +235,10 @@ class RestBackend:
             if name in cluster.pools
         }
         seen = volume_seen(found.volume, volume, published=published) if found.volume is not None else None
-        return Reading(seen, known)
+        rest = None
+        if found.volume is not None:
+            rest = RestSeen(cluster, found.volume, self.abilities, found.as_read)
+        return Reading(seen, known, rest)
 
     async def _look(self, name: str) -> tuple[Survey, bool]:
         uuid = self._names.uuid_of(name)
@@ -242,7 +260,7 @@ class RestBackend:
             (rest_node(node) for node in nodes.result()),
         )
         published = volume is not None and volume.state.target is not None
-        return Survey(fresh, without(whole, self._levers())), published
+        return Survey(fresh, without(whole, self._levers()), whole), published
 
     async def _volume_and_nexuses(self, uuid: str) -> tuple[shapes.Volume | None, NexusIndex]:
         try:
@@ -253,6 +271,29 @@ class RestBackend:
             raise
         # In this order: a target that comes in between is then seen as one too many, never overlooked.
         return volume, NexusIndex(await self._client.nexuses())
+
+    def refusals(self, subject: Subject) -> tuple[Refusal, ...]:
+        volume, cluster = self._known(subject.name), self.cluster
+        by_person = of_person(subject)
+        if volume is None:
+            return by_person
+        of_volume = (*by_person, *refusals_of_volume(cluster, volume))
+        return of_volume or refusals_of_targets(cluster, volume, self.abilities)
+
+    def refusals_of_moves(self, subject: Subject, moves: Sequence[Move]) -> tuple[Refusal, ...]:
+        volume, cluster = self._known(subject.name), self.cluster
+        by_person = of_person(subject)
+        if volume is None or by_person:
+            return by_person
+        plan = plan_moves(cluster, volume, moves, self.abilities)
+        return (plan,) if isinstance(plan, Refusal) and plan.reason not in PASSING else ()
+
+    def _known(self, name: str) -> RestVolume | None:
+        uuid = self._names.uuid_of(name)
+        return self._copy.now.volumes.get(uuid) if uuid is not None else None
+
+    async def take_over(self) -> None:
+        """Not built yet."""
 
     async def perform(self, write: VolumeWrite, seen: VolumeSeen) -> Result:
         return Result(Outcome.REFUSED, f"{type(write).__name__} of {seen.name}: {NOT_BUILT}")
