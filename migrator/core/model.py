@@ -21,7 +21,7 @@ from common.reasons import Reason
 from common.resources.meta import Time
 from common.resources.migration import Course, MigrationState, Rebuild, ReplicaRecord
 from migrator.core.steering.abilities import Abilities, Ability
-from migrator.core.steering.cluster import RestCluster, RestVolume
+from migrator.core.steering.cluster import MARK, RestCluster, RestVolume
 from migrator.core.steering.levers import Lever
 
 ABSENT: Final = "null"
@@ -138,6 +138,10 @@ class SetReplicaCount(msgspec.Struct, frozen=True, tag=True, rename="camel", omi
     levers: tuple[Lever, ...] = ()
     relies_on: tuple[Ability, ...] = ()
     """What is to be switched off for this cluster if it comes out otherwise."""
+    concerns: str = ""
+    """The target pool's name at +1, the identity of the replica that is to go at -1."""
+    mark: str = MARK
+    """What the levers' cordons and labels are called."""
 
 
 class ReleaseLevers(msgspec.Struct, frozen=True, tag=True, rename="camel", omit_defaults=True):
