@@ -51,6 +51,10 @@ class Rules:
     keep: int
     """Ended records that are kept, besides the newest of each volume."""
     keep_for: timedelta
+    operation_seconds: float = 15.0
+    """rest: a write that was not answered takes effect within this, if ever."""
+    lease_seconds: float = 15.0
+    """rest: a leader before may still write for so long after another has taken over."""
 
 
 class Leader:
@@ -125,6 +129,7 @@ class Leader:
             self._ended.clear()
             self._metrics.leading.set(1)
             working = asyncio.ensure_future(self._work())
+            clearing = asyncio.ensure_future(self._take_over())
             lost = asyncio.ensure_future(self._lease.wait_lost())
             try:
                 await asyncio.wait({working, lost}, return_when=asyncio.FIRST_COMPLETED)
@@ -132,11 +137,27 @@ class Leader:
                     await working
             finally:
                 lost.cancel()
+                clearing.cancel()
                 working.cancel()
-                await asyncio.gather(working, return_exceptions=True)
+                await asyncio.gather(working, clearing, return_exceptions=True)
                 await self._stop_all()
                 self._metrics.leading.set(0)
             self._log.warning("not leading any more")
+
+    async def _take_over(self) -> None:
+        """Clear away what a leader before may have left; begun anew if it breaks, for nothing may go on without it."""
+        backoff = Backoff(self._rng, first_seconds=1.0, cap_seconds=60.0)
+        while True:
+            try:
+                await self._shared.backend.take_over()
+            except Exception as error:  # noqa: BLE001 - the migrations under way must go on all the same
+                pause = backoff.next_seconds()
+                self._log.exception(
+                    "taking over broke", error=f"{type(error).__name__}: {error}", again_seconds=round(pause, 3)
+                )
+                await self._clock.sleep(pause)
+            else:
+                return
 
     async def _stop_all(self) -> None:
         tasks = tuple(self._tasks.values())
@@ -254,6 +275,9 @@ class Leader:
             timeout_seconds=timeout,
             poll_seconds=self._rules.poll_seconds,
             read_gap_seconds=self._shared.backend.read_gap_seconds,
+            backend=self._shared.backend.kind,
+            operation_seconds=self._rules.operation_seconds,
+            lease_seconds=self._rules.lease_seconds,
         )
 
     # --- execution -----------------------------------------------------------------------------------------------
