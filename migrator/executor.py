@@ -22,7 +22,19 @@ from common.logs import Logger
 from common.resources.migration import AdmittedSettings, MigrationState, VolumeMigration
 from migrator.annotations import ClusterObjects, pv_seen
 from migrator.backends.base import Backend, Result
-from migrator.core.model import AnnotatePv, Conclude, Do, End, Now, Outcome, PolicySeen, Seen, SwitchOff, Wait
+from migrator.core.model import (
+    AnnotatePv,
+    Conclude,
+    Do,
+    End,
+    Now,
+    Outcome,
+    PolicySeen,
+    ReleaseLevers,
+    Seen,
+    SwitchOff,
+    Wait,
+)
 from migrator.core.steps import next_step
 from migrator.journal import Journal, RequestChangedError
 
@@ -180,7 +192,7 @@ class Executor:
             if seen.pv is None:
                 raise ValueError(f"{self._journal.name}: would annotate a PersistentVolume that is not there")
             return await self._shared.objects.annotate(self.record.spec.pv_name, write, seen.pv)
-        if seen.volume is None:
+        if seen.volume is None and not isinstance(write, ReleaseLevers):
             raise ValueError(f"{self._journal.name}: would write to a volume that is not there")
         return await self._shared.backend.perform(write, seen.volume)
 

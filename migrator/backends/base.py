@@ -57,7 +57,7 @@ class Reading:
     pools: Mapping[str, Pool] = field(default_factory=dict)
     """Those asked for and those of the replicas; one that does not exist is missing."""
     rest: RestSeen | None = None
-    """Where the backend is rest and there is the volume."""
+    """Where the backend is rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,6 @@ class Backend(Protocol):
         """Read a volume, its pools and these afresh. Raises BackendError."""
         ...
 
-    async def perform(self, write: VolumeWrite, seen: VolumeSeen) -> Result:
-        """Make one write that rests on this read. Never raises for what Mayastor answers, or does not."""
+    async def perform(self, write: VolumeWrite, seen: VolumeSeen | None) -> Result:
+        """Make one write that rests on this read; only ReleaseLevers can do without a volume. Never raises for what Mayastor answers, or does not."""
         ...

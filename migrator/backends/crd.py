@@ -259,8 +259,8 @@ class CrdBackend:
     async def take_over(self) -> None:
         """Nothing to do: preconditions and the fence see to what a leader before may still write."""
 
-    async def perform(self, write: VolumeWrite, seen: VolumeSeen) -> Result:
-        if not isinstance(write, ResourceWrite):
+    async def perform(self, write: VolumeWrite, seen: VolumeSeen | None) -> Result:
+        if seen is None or not isinstance(write, ResourceWrite):
             raise TypeError(f"{type(write).__name__} is no write of the crd backend")
         body = patch_body(write, seen)
         probing = isinstance(write, ProbeVolume)

@@ -8,7 +8,6 @@ an intent without an outcome was certainly not acted upon, unless a TakenUp foll
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -20,10 +19,15 @@ from migrator.core.model import (
     PatchVolume,
     ProbeVolume,
     Purpose,
+    ReleaseLevers,
+    SetReplicaCount,
     VolumeSpec,
     Write,
     decode_write,
 )
+
+SpecWrite = PatchVolume | SetReplicaCount
+"""The writes that change a volume's spec."""
 
 
 class Fate(StrEnum):
@@ -70,7 +74,9 @@ class Intent:
     """Elapsed seconds of the outcome."""
     tries: int = 1
     levers_left: bool = False
-    """Some of its levers may still be pulled, though what became of it is known."""
+    """Some of its levers may still be pulled, or may yet be."""
+    taken_over: bool = False
+    """Whoever acted upon it is not the one who goes on."""
 
     def wanted(self) -> VolumeSpec | None:
         """Tell the spec it was to bring about."""
@@ -79,17 +85,18 @@ class Intent:
 
 def wanted(write: Write, base: VolumeSpec | None) -> VolumeSpec | None:
     """Tell the spec that a write makes of another."""
-    if base is None or not isinstance(write, PatchVolume):
+    if base is None or not isinstance(write, SpecWrite):
         return base
+    topology = write.topology if isinstance(write, PatchVolume) else None
     return VolumeSpec(
         replica_count=base.replica_count if write.replica_count is None else write.replica_count,
-        topology=base.topology if write.topology is None else write.topology,
+        topology=base.topology if topology is None else topology,
     )
 
 
 def kind_of(write: Write) -> str:
     """Name what a write is: retries of one kind are one entry of the journal."""
-    return write.purpose if isinstance(write, PatchVolume) else type(write).__name__
+    return write.purpose if isinstance(write, SpecWrite) else type(write).__name__
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +121,9 @@ class History:
 
     @property
     def unsure(self) -> Intent | None:
-        """The patch of the volume that may or may not have happened; there is never more than one."""
+        """The change of the volume's spec that may or may not have happened; there is never more than one."""
         return next(
-            (i for i in reversed(self.intents) if i.fate is Fate.UNSURE and isinstance(i.write, PatchVolume)), None
+            (i for i in reversed(self.intents) if i.fate is Fate.UNSURE and isinstance(i.write, SpecWrite)), None
         )
 
     @property
@@ -129,13 +136,27 @@ class History:
         """List the fences that were put up since an intent, the latest first."""
         return tuple(i for i in reversed(self.intents) if isinstance(i.write, FenceVolume) and i.number > number)
 
+    @property
+    def lever_doubts(self) -> tuple[Intent, ...]:
+        """List the intents of which levers may be pulled, or were once not known to have been let go."""
+        return tuple(i for i in self.intents if isinstance(i.write, SetReplicaCount) and i.levers_left)
+
+    @property
+    def releases(self) -> tuple[Intent, ...]:
+        """List the intents by which levers were let go for sure."""
+        return tuple(i for i in self.intents if isinstance(i.write, ReleaseLevers) and i.fate is Fate.DONE)
+
+    def since(self, number: int) -> History:
+        """Return what came from this intent on."""
+        return History(tuple(i for i in self.intents if i.number >= number))
+
     def last_for(self, purpose: Purpose) -> Intent | None:
-        """Return the last patch that was made, or tried, for this; one that was dropped never was."""
+        """Return the last change that was made, or tried, for this; one that was dropped never was."""
         return next(
             (
                 i
                 for i in reversed(self.intents)
-                if isinstance(i.write, PatchVolume) and i.write.purpose is purpose and i.fate is not Fate.DROPPED
+                if isinstance(i.write, SpecWrite) and i.write.purpose is purpose and i.fate is not Fate.DROPPED
             ),
             None,
         )
@@ -145,14 +166,15 @@ class History:
         return next((i for i in reversed(self.intents) if kind_of(i.write) == kind_of(write)), None)
 
     def done(self, purpose: Purpose) -> Intent | None:
-        """Return the last patch for this that took effect."""
-        return next(
-            (
-                i
-                for i in reversed(self.intents)
-                if isinstance(i.write, PatchVolume) and i.write.purpose is purpose and i.fate is Fate.DONE
-            ),
-            None,
+        """Return the last change for this that took effect."""
+        return next(reversed(self.all_done(purpose)), None)
+
+    def all_done(self, purpose: Purpose) -> tuple[Intent, ...]:
+        """Return all changes for this that took effect."""
+        return tuple(
+            i
+            for i in self.intents
+            if isinstance(i.write, SpecWrite) and i.write.purpose is purpose and i.fate is Fate.DONE
         )
 
     @property
@@ -182,7 +204,7 @@ class History:
         """
         held = original
         for intent in self.intents:
-            if isinstance(intent.write, PatchVolume) and intent.fate is Fate.DONE:
+            if isinstance(intent.write, SpecWrite) and intent.fate is Fate.DONE:
                 altered = intent.outcome is Outcome.ALTERED and intent.echo is not None
                 held = intent.echo if altered else wanted(intent.write, held)
         return held
@@ -194,10 +216,10 @@ def read_history(status: MigrationStatus) -> History:
     for step in status.steps:
         match step.kind:
             case StepKind.INTENT:
-                _settle(intents.values(), intents, Fate.DROPPED)
+                _drop(intents)
                 intents[step.number] = _intent(step)
             case StepKind.TAKEN_UP:
-                _settle(intents.values(), intents, Fate.UNSURE)
+                _take_up(intents, step)
             case StepKind.OUTCOME if step.number in intents:
                 intents[step.number] = _with_outcome(intents[step.number], step)
             case _:
@@ -205,12 +227,26 @@ def read_history(status: MigrationStatus) -> History:
     return History(tuple(intents[number] for number in sorted(intents)))
 
 
-def _settle(known: Iterable[Intent], intents: dict[int, Intent], fate: Fate) -> None:
-    for intent in tuple(known):
+def _drop(intents: dict[int, Intent]) -> None:
+    for number, intent in intents.items():
         if intent.fate is Fate.PENDING:
-            # A probe changes nothing, whether or not it was sent.
-            settled = Fate.DROPPED if isinstance(intent.write, ProbeVolume) else fate
-            intents[intent.number] = replace(intent, fate=settled)
+            intents[number] = replace(intent, fate=Fate.DROPPED)
+
+
+def _take_up(intents: dict[int, Intent], step: Step) -> None:
+    """Somebody goes on: whatever the one before may have been about is open."""
+    for number, intent in intents.items():
+        if intent.fate is Fate.PENDING and isinstance(intent.write, ProbeVolume):
+            intents[number] = replace(intent, fate=Fate.DROPPED)  # it changes nothing, whether or not it was sent
+        elif intent.fate in {Fate.PENDING, Fate.UNSURE}:
+            levers = isinstance(intent.write, SetReplicaCount) and bool(intent.write.levers)
+            intents[number] = replace(
+                intent,
+                fate=Fate.UNSURE,
+                ended_at=step.elapsed_seconds,
+                levers_left=intent.levers_left or (levers and intent.fate is Fate.PENDING),
+                taken_over=True,
+            )
 
 
 def _spec(step: Step) -> VolumeSpec | None:
@@ -244,5 +280,5 @@ def _with_outcome(intent: Intent, step: Step) -> Intent:
         detail=step.detail,
         echo=_spec(step),
         ended_at=step.elapsed_seconds,
-        levers_left=step.levers_left,
+        levers_left=intent.levers_left or step.levers_left,
     )

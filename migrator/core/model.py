@@ -232,7 +232,8 @@ class RestSeen:
 
     cluster: RestCluster
     """As it is without levers of ours, with the volume as it was read."""
-    volume: RestVolume
+    volume: RestVolume | None
+    """None: there is no such volume."""
     abilities: Abilities
     as_read: RestCluster
     """With the levers that are pulled."""
@@ -271,7 +272,7 @@ class Seen:
     pv: PvSeen | None = None
     policy: PolicySeen | None = None
     rest: RestSeen | None = None
-    """Where the backend is rest and there is the volume."""
+    """Where the backend is rest."""
     earlier: Seen | None = None
     """The read before this one, if it came after the journal's last entry."""
 

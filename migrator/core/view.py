@@ -15,17 +15,33 @@ from common.placement import Pool, Replica
 from common.reasons import Reason
 from common.resources.migration import (
     AdmittedSettings,
+    BackendKind,
     Course,
     Heading,
     MigrationState,
     MigrationStatus,
+    MoveSpec,
     Rebuild,
     ReplicaRecord,
     StepKind,
     VolumeMigration,
 )
 from migrator.core.history import History, read_history
-from migrator.core.model import Do, End, Noted, Now, Outcome, Seen, VolumeSeen, VolumeSpec, Wait, Write
+from migrator.core.model import (
+    Do,
+    End,
+    Noted,
+    Now,
+    Outcome,
+    Purpose,
+    RestSeen,
+    Seen,
+    VolumeSeen,
+    VolumeSpec,
+    Wait,
+    Write,
+)
+from migrator.core.steering.cluster import RestVolume
 
 NOTHING: Final = Noted()
 BACKOFF_SECONDS: Final = 0.5
@@ -42,13 +58,29 @@ class View:
     record: VolumeMigration
     seen: Seen
     now: Now
+    whole: History
+    """All writes of the migration."""
     history: History
+    """Those of the leg that it is on."""
+    leg: int = 0
+    """
+    Which of its moves it is at. Where a removal can be steered at one replica (rest) the moves go one after another,
+    each a leg that begins where the one before has ended; else (crd) they are one leg.
+    """
     noted: Noted = NOTHING
 
     @classmethod
     def of(cls, settings: AdmittedSettings, record: VolumeMigration, seen: Seen, now: Now) -> View:
         """Look."""
-        return cls(settings, record, seen, now, read_history(record.status))
+        whole = read_history(record.status)
+        view = cls(settings, record, seen, now, whole, whole)
+        begun = whole.all_done(Purpose.SCALE_UP) if settings.backend is BackendKind.REST else ()
+        return replace(view, leg=len(begun) - 1, history=whole.since(begun[-1].number)) if len(begun) > 1 else view
+
+    def next_leg(self) -> View:
+        """Look at it as at the move after the one that has ended well."""
+        down = self.history.done(Purpose.SCALE_DOWN)
+        return replace(self, leg=self.leg + 1, history=self.whole.since(down.number + 1 if down is not None else 0))
 
     # --- the journal ---------------------------------------------------------------------------------------------
 
@@ -78,15 +110,39 @@ class View:
     @property
     def held(self) -> VolumeSpec | None:
         """What the volume's spec is, as far as it was we who wrote it."""
-        return self.history.spec(self.original)
+        return self.whole.spec(self.original)
+
+    @property
+    def moves(self) -> tuple[MoveSpec, ...]:
+        """The moves of the leg that it is on."""
+        moves = self.record.spec.moves
+        return moves[self.leg : self.leg + 1] if self.settings.backend is BackendKind.REST else moves
+
+    @property
+    def moves_left(self) -> bool:
+        """Whether another leg comes after this one."""
+        return self.settings.backend is BackendKind.REST and self.leg + 1 < len(self.record.spec.moves)
 
     @property
     def source_pools(self) -> tuple[str, ...]:
-        return tuple(move.source.pool for move in self.record.spec.moves)
+        return tuple(move.source.pool for move in self.moves)
 
     @property
     def target_pools(self) -> tuple[str, ...]:
-        return tuple(move.target_pool for move in self.record.spec.moves)
+        return tuple(move.target_pool for move in self.moves)
+
+    @property
+    def before(self) -> tuple[ReplicaRecord, ...]:
+        """The replicas that there were when the leg began: the originals, with those moved already in their new place."""
+        gone = {move.source.pool for move in self.record.spec.moves[: self.leg]}
+        kept = tuple(record for record in self.status.original_replicas if record.pool not in gone)
+        return (*kept, *self.status.new_replicas[: self.leg])
+
+    @property
+    def begun_at(self) -> float:
+        """Elapsed seconds at which the leg began."""
+        up = self.history.done(Purpose.SCALE_UP) if self.leg else None
+        return up.ended_at if up is not None else 0.0
 
     @property
     def cancelled(self) -> Reason | None:
@@ -96,10 +152,9 @@ class View:
         return Reason.CANCELLED if self.record.spec.cancel_requested else None
 
     def entered(self, state: MigrationState) -> float | None:
-        """Tell at how many elapsed seconds it first entered a state."""
-        return next(
-            (s.elapsed_seconds for s in self.status.steps if s.kind is StepKind.STATE and s.state is state), None
-        )
+        """Tell at how many elapsed seconds it first entered a state, in the leg that it is on."""
+        entries = (s.elapsed_seconds for s in self.status.steps if s.kind is StepKind.STATE and s.state is state)
+        return next((seconds for seconds in entries if seconds >= self.begun_at), None)
 
     # --- the volume ----------------------------------------------------------------------------------------------
 
@@ -119,15 +174,15 @@ class View:
 
     @property
     def originals(self) -> tuple[Replica, ...]:
-        """Those of the original replicas that are still there."""
-        return tuple(r for r in self.volume.replicas if self.records_as(r, self.status.original_replicas))
+        """Those of the replicas before that are still there."""
+        return tuple(r for r in self.volume.replicas if self.records_as(r, self.before))
 
     @property
     def lost_originals(self) -> tuple[ReplicaRecord, ...]:
         """Those that are not."""
         return tuple(
             record
-            for record in self.status.original_replicas
+            for record in self.before
             if not any(self.records_as(replica, (record,)) for replica in self.volume.replicas)
         )
 
@@ -144,7 +199,7 @@ class View:
     @property
     def new(self) -> tuple[Replica, ...]:
         """Every replica that was not there before."""
-        return tuple(r for r in self.volume.replicas if not self.records_as(r, self.status.original_replicas))
+        return tuple(r for r in self.volume.replicas if not self.records_as(r, self.before))
 
     @property
     def arrived(self) -> tuple[Replica, ...]:
@@ -152,12 +207,31 @@ class View:
         return tuple(r for r in self.new if r.pool in self.target_pools)
 
     @property
+    def new_replicas(self) -> tuple[ReplicaRecord, ...]:
+        """The new replicas of the leg, as they were first seen."""
+        return self.status.new_replicas[self.leg :]
+
+    @property
     def strange(self) -> tuple[Replica, ...]:
         """New replicas that we did not ask for: elsewhere, or in the place of the one that was there first."""
-        known = {record.pool: record.uuid for record in self.status.new_replicas if record.uuid}
+        known = {record.pool: record.uuid for record in self.new_replicas if record.uuid}
         return tuple(
             r for r in self.new if r.pool not in self.target_pools or (r.uuid and known.get(r.pool, r.uuid) != r.uuid)
         )
+
+    @property
+    def rest(self) -> RestSeen:
+        """What steering by levers rests on; only asked for where the backend is rest."""
+        if self.seen.rest is None:
+            raise ValueError(f"{self.record.metadata.name}: decided upon a read without what levers rest on")
+        return self.seen.rest
+
+    @property
+    def rest_volume(self) -> RestVolume:
+        """The volume as steering by levers looks at it; only asked for once it is known to be there."""
+        if self.rest.volume is None:
+            raise ValueError(f"{self.record.metadata.name}: decided upon a volume that is not there")
+        return self.rest.volume
 
     def pools_of(self, replicas: Iterable[Replica]) -> list[Pool]:
         """Name the pools of replicas; one that cannot be read is taken as bare and offline."""

@@ -235,10 +235,7 @@ class RestBackend:
             if name in cluster.pools
         }
         seen = volume_seen(found.volume, volume, published=published) if found.volume is not None else None
-        rest = None
-        if found.volume is not None:
-            rest = RestSeen(cluster, found.volume, self.abilities, found.as_read)
-        return Reading(seen, known, rest)
+        return Reading(seen, known, RestSeen(cluster, found.volume, self.abilities, found.as_read))
 
     async def _look(self, name: str) -> tuple[Survey, bool]:
         uuid = self._names.uuid_of(name)
@@ -295,8 +292,9 @@ class RestBackend:
     async def take_over(self) -> None:
         """Not built yet."""
 
-    async def perform(self, write: VolumeWrite, seen: VolumeSeen) -> Result:
-        return Result(Outcome.REFUSED, f"{type(write).__name__} of {seen.name}: {NOT_BUILT}")
+    async def perform(self, write: VolumeWrite, seen: VolumeSeen | None) -> Result:
+        name = seen.name if seen is not None else "no volume"
+        return Result(Outcome.REFUSED, f"{type(write).__name__} of {name}: {NOT_BUILT}")
 
 
 def _first(errors: BaseExceptionGroup[RestError]) -> BaseException:
