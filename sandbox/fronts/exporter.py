@@ -8,11 +8,11 @@ counters of operations and of the time they took for others, and nothing for tho
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from aiohttp import web
 
+from sandbox.fronts.loopback import HOST, LoopbackServer
 from sandbox.world.applications import COUNTERS, GAUGE, Applications, Series
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -21,31 +21,22 @@ HELP: Final = {GAUGE: "I/O operations a second of a volume"} | {
 }
 
 
-class Exporter:
+class Exporter(LoopbackServer):
     """An exporter on loopback. `async with` starts and stops it."""
 
-    def __init__(self, applications: Applications, *, host: str = "127.0.0.1") -> None:
+    def __init__(self, applications: Applications) -> None:
+        super().__init__()
         self._applications = applications
-        self._host = host
-        self._runner: web.AppRunner | None = None
-        self.address = ""
-        """host:port, once it runs."""
 
-    async def __aenter__(self) -> Self:
+    @property
+    def address(self) -> str:
+        """host:port, once it runs."""
+        return f"{HOST}:{self.port}"
+
+    def application(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, 0).start()
-        host, port = self._runner.addresses[0][:2]
-        self.address = f"{host}:{port}"
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+        return app
 
     async def _metrics(self, _: web.Request) -> web.Response:
         text = exposition(self._applications.series(), self._applications.now)

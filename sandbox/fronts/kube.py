@@ -11,14 +11,14 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
 from common.kube.api import Resource
 from sandbox.fronts.kubeconfig import write_kubeconfig
+from sandbox.fronts.loopback import LoopbackServer
 from sandbox.world import discovery
 from sandbox.world.calls import Call, ConnectionLostError, Interference, Verb, undisturbed
 from sandbox.world.kinds import NAMESPACES
@@ -26,12 +26,10 @@ from sandbox.world.status import Cause, StatusError, bad_request, invalid, not_s
 from sandbox.world.store import Store
 from sandbox.world.watch import BOOKMARK_SECONDS, WatchStream
 
-HOST: Final = "127.0.0.1"
 MAX_BODY_BYTES: Final = 3 * 2**20
 """kube-apiserver's own limit."""
 MERGE_PATCH: Final = "application/merge-patch+json"
 DEFAULT_WATCH_SECONDS: Final = 1800.0
-SHUTDOWN_SECONDS: Final = 2.0
 _TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 
 
@@ -45,8 +43,10 @@ class _Target:
     subresource: str
 
 
-class KubeFront:
+class KubeFront(LoopbackServer):
     """The server; `async with` starts and stops it. `before` and `after` may disturb each call (see calls.py)."""
+
+    shutdown_seconds = 2.0
 
     def __init__(
         self,
@@ -58,52 +58,22 @@ class KubeFront:
         bookmark_seconds: float = BOOKMARK_SECONDS,
     ) -> None:
         """`port` 0 takes a free one."""
+        super().__init__(port=port)
         self.store = store
         self.before = before
         self.after = after
-        self._port = port
         self._bookmark_seconds = bookmark_seconds
         self._watches: set[WatchStream] = set()
-        self._runner: web.AppRunner | None = None
-
-    @property
-    def port(self) -> int:
-        """The port it listens on, once started."""
-        return self._port
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return f"http://{HOST}:{self._port}"
 
     def write_kubeconfig(self, path: Path) -> Path:
         """Write a kubeconfig for it, and return the path."""
         return write_kubeconfig(path, self.url)
 
-    async def start(self) -> None:
-        """Listen. Raises OSError if the port is taken."""
+    def application(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_route("*", "/{path:.*}", self._serve)
         app.on_shutdown.append(self._end_watches)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, HOST, self._port).start()
-        self._port = self._runner.addresses[0][1]
-
-    async def stop(self) -> None:
-        """End all watches, answer what is being asked, and close. The store stays as it is."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
+        return app
 
     async def _end_watches(self, _app: web.Application) -> None:
         for watch in self._watches:

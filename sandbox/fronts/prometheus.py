@@ -13,16 +13,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from types import TracebackType
-from typing import Self
 
 import msgspec
 from aiohttp import web
 
 from common.clock import Clock
+from sandbox.fronts.loopback import LoopbackServer
 from sandbox.fronts.promql import QueryError, Samples, Series, evaluate
 
-_HOST = "127.0.0.1"
 _STATUS = {"bad_data": 400, "execution": 422}
 _READY = "Prometheus Server is Ready.\n"
 
@@ -35,21 +33,17 @@ class Fault(StrEnum):
     HANG = "hang"  # the connection stands, the answer does not come
 
 
-class PrometheusFront:
+class PrometheusFront(LoopbackServer):
     """The server, while it is entered. It keeps its address over `stop` and `start`."""
 
+    shutdown_seconds = 0.1
+
     def __init__(self, samples: Samples, *, clock: Clock) -> None:
+        super().__init__()
         self._samples = samples
         self._clock = clock
-        self._runner: web.AppRunner | None = None
-        self._port = 0
         self._fault: Fault | None = None
         self._fault_ended = asyncio.Event()
-
-    @property
-    def url(self) -> str:
-        """Its base URL, once it has been started."""
-        return f"http://{_HOST}:{self._port}"
 
     @property
     def fault(self) -> Fault | None:
@@ -62,39 +56,13 @@ class PrometheusFront:
         self._fault_ended.set()
         self._fault_ended = asyncio.Event()
 
-    async def start(self) -> None:
-        """Listen. Raises OSError if the address it had is taken."""
-        if self._runner is not None:
-            return
+    def application(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/api/v1/query", self._query)
         app.router.add_post("/api/v1/query", self._query)
         app.router.add_get("/-/ready", self._ready)
         app.router.add_route("*", "/{path:.*}", _not_found)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, _HOST, self._port).start()
-        except OSError:
-            await runner.cleanup()
-            raise
-        self._runner = runner
-        self._port = runner.addresses[0][1]
-
-    async def stop(self) -> None:
-        """Close the port and every connection."""
-        if self._runner is not None:
-            runner, self._runner = self._runner, None
-            await runner.cleanup()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
+        return app
 
     async def _ready(self, _request: web.Request) -> web.Response:
         return web.Response(text=_READY)

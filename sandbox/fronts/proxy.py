@@ -17,8 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import aiohttp
 import msgspec
@@ -27,9 +26,8 @@ from aiohttp import web
 from yarl import URL
 
 from sandbox.fronts.kubeconfig import write_kubeconfig
+from sandbox.fronts.loopback import LoopbackServer
 
-HOST: Final = "127.0.0.1"
-SHUTDOWN_SECONDS: Final = 1.0
 _MAX_BODY_BYTES: Final = 64 * 2**20
 _PASSED: Final = ("Accept", "Content-Type", "User-Agent")
 _RETURNED: Final = ("Content-Type", "Retry-After")
@@ -157,30 +155,21 @@ class _Answer:
     body: bytes
 
 
-class HoldingProxy:
+class HoldingProxy(LoopbackServer):
     """The proxy; `async with` starts and stops it. It adds the credentials of the server behind."""
+
+    cancels_handlers = True
 
     def __init__(self, upstream: Upstream | Path) -> None:
         """Stand in front of a server, or of the one that a kubeconfig names."""
+        super().__init__()
         self._upstream = Upstream.of(upstream) if isinstance(upstream, Path) else upstream
         self.writes: list[Write] = []
         """All writes seen, in the order in which they came."""
         self._holds: list[Hold] = []
         self._latest: Hold | None = None
         self._under_way: set[asyncio.Task[_Answer]] = set()
-        self._port = 0
-        self._resources = contextlib.AsyncExitStack()
         self._session: aiohttp.ClientSession | None = None
-
-    @property
-    def port(self) -> int:
-        """The port it listens on, once started."""
-        return self._port
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return f"http://{HOST}:{self._port}"
 
     def write_kubeconfig(self, path: Path) -> Path:
         """Write a kubeconfig for it, and return the path."""
@@ -199,29 +188,30 @@ class HoldingProxy:
             raise NotHeldError("nothing was asked to be held")
         return await self._latest.wait_held(deadline_seconds)
 
-    async def __aenter__(self) -> Self:
-        async with contextlib.AsyncExitStack() as starting:
-            connector = aiohttp.TCPConnector(ssl=self._upstream.trust or True, limit=0)
-            self._session = await starting.enter_async_context(
-                aiohttp.ClientSession(
-                    connector=connector, timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
-                )
+    async def start(self) -> None:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=self._upstream.trust or True, limit=0),
+                timeout=aiohttp.ClientTimeout(total=None),
+                auto_decompress=False,
             )
-            app = web.Application(client_max_size=_MAX_BODY_BYTES)
-            app.router.add_route("*", "/{path:.*}", self._serve)
-            runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS)
-            await runner.setup()
-            starting.push_async_callback(runner.cleanup)
-            await web.TCPSite(runner, HOST, 0).start()
-            self._port = runner.addresses[0][1]
-            starting.push_async_callback(self._abandon)
-            self._resources = starting.pop_all()
-        return self
+        try:
+            await super().start()
+        except BaseException:
+            await self.stop()
+            raise
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._resources.aclose()
+    async def stop(self) -> None:
+        await self._abandon()
+        await super().stop()
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    def application(self) -> web.Application:
+        app = web.Application(client_max_size=_MAX_BODY_BYTES)
+        app.router.add_route("*", "/{path:.*}", self._serve)
+        return app
 
     async def _abandon(self) -> None:
         under_way = tuple(self._under_way)

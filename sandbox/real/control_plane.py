@@ -13,19 +13,17 @@ People are lines of a static token file, read at start; service accounts get tok
 import asyncio
 import json
 import secrets
-import shutil
 import ssl
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 import yaml
 
 from sandbox.real.process import POLL_SECONDS, Process, Program, answers, free_port
+from sandbox.real.stored import Stored
 from sandbox.real.tools import tool
 
 HOST = "127.0.0.1"
@@ -48,7 +46,7 @@ class Identity:
 ADMIN = Identity("couchestor-sandbox-admin", ("system:masters",))
 
 
-class ControlPlane:
+class ControlPlane(Stored):
     """etcd and kube-apiserver. `async with` starts them and in the end stops them and removes what they stored.
 
     `stop` and `start` in between give the same addresses, certificates, tokens and objects, as a restart would;
@@ -62,8 +60,7 @@ class ControlPlane:
         """
         for name in ("etcd", "kube-apiserver"):
             tool(name)  # one that is missing is told before anything is made on disk
-        self._temporary = directory is None
-        self.directory = directory if directory is not None else Path(tempfile.mkdtemp(prefix="couchestor-kube-"))
+        super().__init__(directory, prefix="couchestor-kube-")
         self.url = f"https://{HOST}:{free_port()}"
         self.certificate = self.directory / "certificates" / "apiserver.crt"
         self._tokens = {identity: secrets.token_urlsafe(24) for identity in (ADMIN, *identities)}
@@ -131,26 +128,6 @@ class ControlPlane:
             for definition in definitions:
                 for path in _served_paths(definition):
                     await _until_served(client, path, deadline_seconds)
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            self._remove()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self.stop()
-        finally:
-            self._remove()
-
-    def _remove(self) -> None:
-        if self._temporary:
-            shutil.rmtree(self.directory, ignore_errors=True)
 
     def _etcd(self, url: str) -> Program:
         async def ready() -> bool:

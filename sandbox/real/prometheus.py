@@ -8,18 +8,16 @@ scraper 5 seconds after their start, so the first sample of a Debian 12 package 
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 
 from sandbox.real.process import Process, ProcessError, Program, answers, free_port
+from sandbox.real.stored import Stored
 from sandbox.real.tools import tool
 
 HOST = "127.0.0.1"
@@ -35,7 +33,7 @@ class ScrapeTarget:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-class Prometheus:
+class Prometheus(Stored):
     """A Prometheus server. `async with` starts it and in the end stops it and removes what it stored."""
 
     def __init__(
@@ -50,8 +48,7 @@ class Prometheus:
         Raises ToolMissingError where no Prometheus is installed and `make tools` has not been run.
         """
         tool("prometheus")  # if it is missing, that is told before anything is made on disk
-        self._temporary = directory is None
-        self.directory = directory if directory is not None else Path(tempfile.mkdtemp(prefix="couchestor-prometheus-"))
+        super().__init__(directory, prefix="couchestor-prometheus-")
         self.url = f"http://{HOST}:{free_port()}"
         self._interval = scrape_interval
         self._targets = tuple(targets)
@@ -74,26 +71,6 @@ class Prometheus:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.post(f"{self.url}/-/reload") as answer:
             if answer.status != 200:
                 raise ProcessError(f"prometheus: did not take its new targets: {(await answer.text()).strip()}")
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            self._remove()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self.stop()
-        finally:
-            self._remove()
-
-    def _remove(self) -> None:
-        if self._temporary:
-            shutil.rmtree(self.directory, ignore_errors=True)
 
     def _program(self) -> Program:
         async def ready() -> bool:

@@ -200,5 +200,9 @@ class RestApi:
         return None
 
     @property
+    def control(self) -> ControlSettings:
+        return self.settings.control
+
+    @property
     def epoch(self) -> datetime:
         return self._epoch

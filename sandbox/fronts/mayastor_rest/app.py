@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 from aiohttp import web
 
 from common.clock import Clock
+from sandbox.fronts.loopback import HOST, LoopbackServer
 from sandbox.fronts.mayastor_rest.api import ApiSettings, RestApi
 from sandbox.fronts.mayastor_rest.errors import Answer
 from sandbox.fronts.mayastor_rest.faults import Fault, Faults
@@ -34,9 +34,7 @@ from sandbox.world.mayastor import Change, new_uuid
 from sandbox.world.storage import SimPool, SimVolume, State
 from sandbox.world.versions import MayastorVersion
 
-HOST: Final = "127.0.0.1"
 FIRST_GRPC_PORT: Final = 10124
-SHUTDOWN_SECONDS: Final = 1.0
 
 
 class NoAnswerError(Exception):
@@ -60,8 +58,11 @@ def front_settings(version: MayastorVersion) -> FrontSettings:
     return FrontSettings(control=ControlSettings(version=version))
 
 
-class MayastorRestFront:
-    """The server; `async with` starts and stops it. Without that it can only be asked in process."""
+class MayastorRestFront(LoopbackServer):
+    """
+    The server; `async with` starts and stops it. Without that it can only be asked in process. Its url is without the
+    API's /v0.
+    """
 
     def __init__(
         self,
@@ -78,24 +79,13 @@ class MayastorRestFront:
         `nodes` are those without pools; those of the pools are there anyway. The names of `volumes` are uuids, and one
         with a target_node is published there. `port` 0 takes a free one.
         """
+        super().__init__(port=port)
         self._clock = clock
         self._start = clock.monotonic()
-        self._port = port
-        self._runner: web.AppRunner | None = None
         control = settings_of(settings.control, pool_cordon_counts=settings.pool_cordon_counts)
         plane = install(Plane(State(pools={}, volumes={})), nodes, pools, volumes, rng)
         api = ApiSettings(control, settings.cache_seconds, settings.token_required)
         self.api = RestApi(plane, api, rng, epoch=clock.now())
-
-    @property
-    def port(self) -> int:
-        """The port it listens on, once started."""
-        return self._port
-
-    @property
-    def url(self) -> str:
-        """Where it is, without the API's /v0."""
-        return f"http://{HOST}:{self._port}"
 
     @property
     def faults(self) -> Faults:
@@ -190,29 +180,10 @@ class MayastorRestFront:
         encoded = encode(answer)
         return answer.status, msgspec.json.decode(encoded) if encoded else None
 
-    async def start(self) -> None:
-        """Listen. Raises OSError if the port is taken."""
+    def application(self) -> web.Application:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._serve)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, HOST, self._port).start()
-        self._port = self._runner.addresses[0][1]
-
-    async def stop(self) -> None:
-        """Close. The cluster stays as it is."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
+        return app
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}

@@ -5,23 +5,40 @@ The calls, by the names of the OpenAPI file beside: each reads its parts, asks t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from random import Random
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from sandbox.fronts.mayastor_rest import shapes
 from sandbox.fronts.mayastor_rest.errors import Answer, malformed
 from sandbox.fronts.mayastor_rest.faults import Effect, Fault
 from sandbox.fronts.mayastor_rest.requests import Parts, Route, UnreadableError, as_uuid, route
+from sandbox.fronts.mayastor_rest.views import View
 from sandbox.world.control import cluster, volumes
 from sandbox.world.control.counts import set_replica_count
-from sandbox.world.control.plane import Plane, PoolConstraints, Refusal, RefusedError
+from sandbox.world.control.plane import ControlSettings, Plane, PoolConstraints, Refusal, RefusedError
 from sandbox.world.versions import MayastorVersion
 
-if TYPE_CHECKING:
-    from sandbox.fronts.mayastor_rest.api import RestApi
 
-Call = Callable[["RestApi", Parts, "Fault | None"], Answer]
+class Asked(Protocol):
+    """What a call works on: the control plane at this moment, and what answers show of it."""
+
+    rng: Random
+
+    @property
+    def plane(self) -> Plane: ...
+    @property
+    def control(self) -> ControlSettings: ...
+    @property
+    def epoch(self) -> datetime: ...
+
+    def view(self) -> View: ...
+    def commit(self, plane: Plane) -> None: ...
+
+
+Call = Callable[[Asked, Parts, Fault | None], Answer]
 _MEBIBYTE: Final = 2**20
 _GONE: Final = Answer(204)
 
@@ -67,11 +84,11 @@ def routes(version: MayastorVersion) -> tuple[Route, ...]:
     return (*_ROUTES, *_POOL_CORDON_ROUTES) if version.traits.pool_cordon else _ROUTES
 
 
-def list_nodes(api: RestApi, _parts: Parts, _fault: Fault | None) -> Answer:
+def list_nodes(api: Asked, _parts: Parts, _fault: Fault | None) -> Answer:
     return Answer(200, api.view().nodes())
 
 
-def read_node(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+def read_node(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
     name = parts.text("node")
     if name not in api.plane.nodes:
         raise RefusedError(Refusal.NODE_NOT_FOUND, name)
@@ -79,7 +96,7 @@ def read_node(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
 
 
 def _node_call(act: Callable[[Plane, Parts], Plane]) -> Call:
-    def call(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+    def call(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
         api.commit(act(api.plane, parts))
         return Answer(200, api.view().node(parts.text("node")))
 
@@ -87,14 +104,14 @@ def _node_call(act: Callable[[Plane, Parts], Plane]) -> Call:
 
 
 def _pool_call(act: Callable[[Plane, Parts], Plane]) -> Call:
-    def call(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+    def call(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
         api.commit(act(api.plane, parts))
         return Answer(200, api.view().pool(parts.text("pool")))
 
     return call
 
 
-def create_pool(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+def create_pool(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
     body, node, name = parts.body(shapes.NewPool), parts.text("node"), parts.text("pool")
     capacity = sum(_disk_bytes(disk) for disk in body.disks)
     disks, labels = tuple(body.disks), body.labels or {}
@@ -108,18 +125,18 @@ def _disk_bytes(disk: str) -> int:
     return int(sizes[0]) * _MEBIBYTE if sizes else _MEBIBYTE * _MEBIBYTE
 
 
-def list_pools(api: RestApi, _parts: Parts, _fault: Fault | None) -> Answer:
+def list_pools(api: Asked, _parts: Parts, _fault: Fault | None) -> Answer:
     return Answer(200, api.view().pools())
 
 
-def read_pool(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+def read_pool(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
     name = parts.text("pool")
     if name not in api.plane.pools:
         raise RefusedError(Refusal.POOL_NOT_FOUND, name)
     return Answer(200, api.view().pool(name))
 
 
-def delete_pool(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+def delete_pool(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
     api.commit(cluster.delete_pool(api.plane, parts.text("pool")))
     return _GONE
 
@@ -129,31 +146,31 @@ def _constraints(parts: Parts) -> PoolConstraints:
     return PoolConstraints(body.replicas, body.snapshots, body.restores, body.imports or body.import_)
 
 
-def delete_replica(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+def delete_replica(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
     api.commit(volumes.delete_replica(api.plane, parts.uuid("replica")))
     return _GONE
 
 
-def list_targets(api: RestApi, _parts: Parts, _fault: Fault | None) -> Answer:
+def list_targets(api: Asked, _parts: Parts, _fault: Fault | None) -> Answer:
     return Answer(200, api.view().targets())
 
 
-def remove_child(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+def remove_child(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
     target, uri = parts.uuid("nexus"), parts.text("child")
     replica = uri.rpartition("uuid=")[2]
     api.commit(volumes.remove_child(api.plane, target, replica))
     return _GONE
 
 
-def list_replicas(api: RestApi, _parts: Parts, _fault: Fault | None) -> Answer:
+def list_replicas(api: Asked, _parts: Parts, _fault: Fault | None) -> Answer:
     return Answer(200, api.view().replicas())
 
 
-def read_specs(api: RestApi, _parts: Parts, _fault: Fault | None) -> Answer:
+def read_specs(api: Asked, _parts: Parts, _fault: Fault | None) -> Answer:
     return Answer(200, api.view().specs())
 
 
-def list_volumes(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+def list_volumes(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
     """One page. The token is an offset, so what is deleted between two pages moves the rest."""
     limit, start = parts.number("max_entries"), parts.number("starting_token") or 0
     if limit is None:
@@ -168,13 +185,13 @@ def list_volumes(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
     return Answer(200, shapes.VolumePage(entries=page, next_token=end if end < len(names) else None))
 
 
-def read_volume(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+def read_volume(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
     name = parts.uuid("volume")
     api.plane.volume(name)
     return Answer(200, api.view().volume(name))
 
 
-def create_volume(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+def create_volume(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
     name, body = parts.uuid("volume"), parts.body(shapes.NewVolume)
     new = volumes.NewVolume(
         uuid=name,
@@ -202,37 +219,37 @@ def _known_topology(topology: dict[str, object] | None) -> dict[str, object] | N
     return kept
 
 
-def delete_volume(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+def delete_volume(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
     api.commit(volumes.delete_volume(api.plane, parts.uuid("volume")))
     return _GONE
 
 
-def change_count(api: RestApi, parts: Parts, fault: Fault | None) -> Answer:
+def change_count(api: Asked, parts: Parts, fault: Fault | None) -> Answer:
     name, count = parts.uuid("volume"), parts.small_number("count")
     failing = fault.step if fault is not None and fault.effect is Effect.DATA_PLANE else None
-    api.commit(set_replica_count(api.plane, name, count, api.rng, api.settings.control, failing=failing))
+    api.commit(set_replica_count(api.plane, name, count, api.rng, api.control, failing=failing))
     return _volume(api, name)
 
 
-def publish_volume(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+def publish_volume(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
     name, body = parts.uuid("volume"), parts.body(shapes.Publication)
     wanted = volumes.Publication(node=body.node, republish=body.republish)
     api.commit(volumes.publish(api.plane, name, wanted, api.rng))
     return _volume(api, name)
 
 
-def unpublish_volume(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+def unpublish_volume(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
     name = parts.uuid("volume")
     api.commit(volumes.unpublish(api.plane, name))
     return _volume(api, name)
 
 
-def delete_shutdown_targets(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+def delete_shutdown_targets(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
     api.commit(volumes.delete_shutdown_targets(api.plane, parts.uuid("volume")))
     return _GONE
 
 
-def set_property(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+def set_property(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
     name, body = parts.uuid("volume"), parts.body(dict[str, object])
     for key in body:
         if key != "max_snapshots":
@@ -245,7 +262,7 @@ def set_property(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
     return _volume(api, name)
 
 
-def read_rebuild_history(api: RestApi, parts: Parts, _fault: Fault | None) -> Answer:
+def read_rebuild_history(api: Asked, parts: Parts, _fault: Fault | None) -> Answer:
     name = parts.uuid("volume")
     api.plane.volume(name)
     history = api.view().rebuild_history(name, api.epoch)
@@ -254,7 +271,7 @@ def read_rebuild_history(api: RestApi, parts: Parts, _fault: Fault | None) -> An
     return Answer(200, history)
 
 
-def _volume(api: RestApi, name: str) -> Answer:
+def _volume(api: Asked, name: str) -> Answer:
     return Answer(200, api.view().volume(name))
 
 
