@@ -2,7 +2,9 @@
 Settings: frozen dataclasses whose fields are flags, each with a twin in the environment.
 
 A field `reconcile_interval_seconds: float` is the flag --reconcile-interval-seconds and the variable
-RECONCILE_INTERVAL_SECONDS; the flag wins. All that can be wrong is found at the start and told in one line.
+RECONCILE_INTERVAL_SECONDS; the flag wins. All that can be wrong is found at the start and told in one line: what its
+text shows is refused here, and what shows only at its first use (a port that is taken, a file that is not there) is
+raised there as a SettingError.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import os
+import re
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from math import isfinite
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
@@ -22,10 +26,22 @@ from common.version import version
 
 _YES: Final = frozenset({"true", "1", "yes", "on"})
 _NO: Final = frozenset({"false", "0", "no", "off"})
-_LISTEN: Final = frozenset({"grpc_addr", "metrics_addr", "health_addr"})
-"""Fields that hold the address of a server of our own."""
+_MOST: Final = 1e9
+"""Of any number: in seconds thirty years, which nobody means, and which no clock overflows at."""
+_SCHEMES: Final = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")
+"""Of gRPC's own names for where a server is; what follows them is gRPC's to read."""
+_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+"""What Kubernetes admits as the name of a namespace (RFC 1123)."""
 
 S = TypeVar("S")
+
+
+class SettingError(ValueError):
+    """
+    A setting cannot be followed. The message is one line: the setting, what is wrong with it, what to do.
+
+    Raised while a service starts; it then ends as it does for a setting that cannot be read.
+    """
 
 
 class LogLevel(StrEnum):
@@ -63,12 +79,58 @@ def parse_addr(text: str) -> Addr:
     return Addr(host, int(port))
 
 
+def not_to_be_had(flag: str, addr: Addr, error: OSError) -> SettingError:
+    """Make the complaint about an address that cannot be listened on."""
+    # A socket's own words may go on with the address, which is told already; a resolver's codes are below 0.
+    why = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror or str(error)
+    return SettingError(f"{flag} {addr}: cannot be listened on: {why}; choose another address")
+
+
+def parse_target(text: str) -> str:
+    """
+    Check where a service is called: "host:port", "[v6]:port", or a name of gRPC's own such as "dns:///host:port".
+
+    Raises ValueError, in one line, for anything else.
+    """
+    if text.startswith(_SCHEMES):
+        return text
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    fits = colon and port.isascii() and port.isdigit() and 0 < int(port) <= 65_535
+    if not host or not fits or any(sign.isspace() or sign in "/[]" for sign in host):
+        raise ValueError(f"{text!r} is not the address of a service: write it like localhost:50051 or [::1]:50051")
+    return text
+
+
+def parse_namespace(text: str) -> str:
+    """Check the name of a namespace. Raises ValueError, in one line."""
+    if not _LABEL.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is not the name of a namespace: it has at most 63 small letters, digits and dashes, "
+            "and begins and ends with a letter or a digit"
+        )
+    return text
+
+
+_READERS: Final[Mapping[str, Callable[[str], object]]] = {
+    "grpc_addr": parse_addr,
+    "metrics_addr": parse_addr,
+    "health_addr": parse_addr,
+    "_addr": parse_target,
+    "_namespace": parse_namespace,
+}
+"""What a text must look like, by the field's name or its ending; the first that fits counts."""
+
+
 def setting(default: Any, help: str, *, env: str | None = None, minimum: float | None = 0) -> Any:  # noqa: A002
     """
     Declare a setting: a dataclass field with its default and one line of help.
 
-    `env` names the environment twin where it is not the field's name in capitals. `minimum` bounds numbers; None
-    leaves them unbounded.
+    `env` names the environment twin where it is not the field's name in capitals. `minimum` bounds numbers from below;
+    None leaves them unbounded there.
     """
     return dataclasses.field(default=default, metadata={"help": help, "env": env, "minimum": minimum})
 
@@ -137,8 +199,9 @@ class _Setting:
             return self._parse_number(text)
         if isinstance(self.type, type) and issubclass(self.type, StrEnum):
             return _parse_enum(self.type, text)
-        if self.name in _LISTEN:
-            parse_addr(text)
+        read = next((reader for ending, reader in _READERS.items() if self.name.endswith(ending)), None)
+        if read is not None:
+            read(text)
         return text
 
     def _parse_number(self, text: str) -> int | float:
@@ -151,6 +214,8 @@ class _Setting:
             raise ValueError(f"{text!r} is not {kind}")
         if self.minimum is not None and number < self.minimum:
             raise ValueError(f"{text} is less than {self.minimum:g}")
+        if abs(number) > _MOST:
+            raise ValueError(f"{text} is beyond {_MOST:g}")
         return number
 
     @property

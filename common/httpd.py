@@ -13,16 +13,17 @@ from typing import Self
 
 from aiohttp import web
 
-from common.config import Addr, parse_addr
+from common.config import Addr, not_to_be_had, parse_addr
 
 Answer = Callable[[web.Request], Awaitable[web.Response]]
 
 
 class HttpServer:
-    """Serves while it is entered. Entering raises OSError, in one line, if the address is not to be had."""
+    """Serves while it is entered. Entering raises SettingError, naming `flag`, if the address is not to be had."""
 
-    def __init__(self, addr: str, paths: Mapping[str, Answer]) -> None:
+    def __init__(self, addr: str, paths: Mapping[str, Answer], *, flag: str) -> None:
         self._addr = parse_addr(addr)
+        self._flag = flag
         self._paths = paths
         self._runner: web.AppRunner | None = None
         self.port = self._addr.port
@@ -38,9 +39,7 @@ class HttpServer:
             await web.SockSite(runner, _listen(self._addr)).start()
         except OSError as error:
             await runner.cleanup()
-            raise OSError(
-                f"cannot listen on {self._addr}: {error.strerror or error}; choose another address"
-            ) from error
+            raise not_to_be_had(self._flag, self._addr, error) from error
         self._runner = runner
         self.port = runner.addresses[0][1]
         return self

@@ -47,4 +47,4 @@ class MetricsServer(HttpServer):
             # aiohttp's content_type= refuses a charset, and the specification's has one.
             return web.Response(body=body, headers={"Content-Type": content_type})
 
-        super().__init__(addr, {"/metrics": metrics})
+        super().__init__(addr, {"/metrics": metrics}, flag="--metrics-addr")

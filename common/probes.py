@@ -50,4 +50,4 @@ class ProbeServer(HttpServer):
                 return web.Response(status=503, text="".join(f"{reason}\n" for reason in reasons))
             return web.Response(text="ok\n")
 
-        super().__init__(addr, {"/healthz": live, "/livez": live, "/readyz": ready})
+        super().__init__(addr, {"/healthz": live, "/livez": live, "/readyz": ready}, flag="--health-addr")

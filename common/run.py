@@ -6,23 +6,29 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
 
+from common.config import SettingError
 from common.logs import Logger, capture_libraries
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-def run_service(main: Callable[[asyncio.Event], Awaitable[None]], log: Logger) -> int:
+def run_service(main: Callable[[asyncio.Event], Awaitable[None]], log: Logger, *, prog: str) -> int:
     """
     Run `main` until it returns; SIGTERM and SIGINT set its event, a second signal cancels it.
 
-    Returns the exit code: 0 after an orderly end, 1 after a crash (which is logged), 128 + the signal's number when a
-    second signal cut the end short.
+    Returns the exit code: 0 after an orderly end, 1 after a crash (which is logged), 2 for a setting that cannot be
+    followed (told on stderr in the program's name), 128 + the signal's number when a second signal cut the end short.
     """
     capture_libraries(log)
-    return asyncio.run(_run(main, log))
+    try:
+        return asyncio.run(_run(main, log))
+    except SettingError as error:
+        sys.stderr.write(f"{prog}: {' '.join(str(error).split())}\n")
+        return 2
 
 
 async def _run(main: Callable[[asyncio.Event], Awaitable[None]], log: Logger) -> int:
@@ -51,6 +57,8 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]], log: Logger) ->
             raise
         return 128 + hurried[0]
     except Exception as error:
+        if (wrong := _setting_in(error)) is not None:
+            raise wrong from error
         log.exception("crashed", error="; ".join(_causes(error)))
         return 1
     finally:
@@ -58,6 +66,13 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]], log: Logger) ->
             loop.remove_signal_handler(number)
     log.info("stopped")
     return 0
+
+
+def _setting_in(error: Exception) -> SettingError | None:
+    """The setting that is to blame, if one is and nothing else; a group of tasks wraps it."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        (error,) = error.exceptions
+    return error if isinstance(error, SettingError) else None
 
 
 def _causes(error: BaseException) -> Iterator[str]:

@@ -175,7 +175,7 @@ def main() -> None:
             if not stop.is_set():
                 raise RuntimeError("a part of the migrator ended: see the log; it goes on after a restart")
 
-    sys.exit(run_service(run, log))
+    sys.exit(run_service(run, log, prog="couchestor-migrator"))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ import os
 import random
 import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import grpc.aio
 from couchestor.planner.v1 import planner_pb2_grpc
@@ -42,6 +42,9 @@ from planner.service import PlannerService
 from planner.servicer import SERVICE, PlannerServicer
 from planner.survey import Survey
 
+PROG: Final = "couchestor-planner"
+MAX_WINDOW_SECONDS: Final = 30 * 86_400
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(CommonSettings):
@@ -65,25 +68,33 @@ class Settings(CommonSettings):
     placement_patience_seconds: float = setting(
         60.0, "how long placements count as known while the migrator's stream of them is broken"
     )
-    min_window_seconds: float = setting(60.0, "shortest samplingWindow a policy may have (the longest is 30 days)")
+    min_window_seconds: float = setting(
+        60.0, "shortest samplingWindow a policy may have (the longest is 30 days)", minimum=0.001
+    )
     pool_headroom_percent: float = setting(5.0, "share of a pool's capacity that a move must leave free")
     back_off_seconds: float = setting(
         60.0, "a volume whose last k migrations did not complete waits this times 2^k", minimum=0.001
     )
     back_off_max_seconds: float = setting(86_400.0, "the longest such wait")
-    lease_namespace: str = setting("", "where the Lease couchestor-planner is (empty: POD_NAMESPACE, else default)")
-    lease_duration_seconds: float = setting(15.0, "silence of the holder after which another may take the lease")
-    lease_renew_seconds: float = setting(10.0, "a holder that could not renew for so long stops acting")
-    lease_retry_seconds: float = setting(2.0, "how often the lease is renewed, or tried for")
+    lease_name: str = setting(COMPONENT, "name of the Lease that the leader holds")
+    lease_namespace: str = setting("", "namespace of the Lease; empty: the pod's, else default", env="POD_NAMESPACE")
+    lease_duration_seconds: float = setting(15.0, "silence after which another may lead", minimum=0.01)
+    lease_renew_seconds: float = setting(10.0, "time without renewal after which a leader stops acting", minimum=0.01)
+    lease_retry_seconds: float = setting(2.0, "pause between two renewals, or tries to lead", minimum=0.001)
+    identity: str = setting("", "what the Lease calls this replica; empty: a name of its own", env="POD_NAME")
 
     def __post_init__(self) -> None:
         """Raises ValueError, in one line, for what its type alone does not rule out."""
-        if not self.lease_duration_seconds > self.lease_renew_seconds > self.lease_retry_seconds > 0:
+        if not self.lease_duration_seconds > self.lease_renew_seconds > self.lease_retry_seconds:
             raise ValueError(
-                "lease-duration-seconds, lease-renew-seconds and lease-retry-seconds must each be longer than the next"
+                "--lease-duration-seconds, --lease-renew-seconds and --lease-retry-seconds must each be longer than "
+                f"the next, and are {self.lease_duration_seconds:g}, {self.lease_renew_seconds:g} and "
+                f"{self.lease_retry_seconds:g}"
             )
         if self.pool_headroom_percent >= 100:
-            raise ValueError("pool-headroom-percent must be below 100, or no move would ever fit")
+            raise ValueError("--pool-headroom-percent must be below 100, or no move would ever fit")
+        if self.min_window_seconds > MAX_WINDOW_SECONDS:
+            raise ValueError("--min-window-seconds must be at most 30 days, or no policy would be valid")
 
     @property
     def timing(self) -> Timing:
@@ -111,10 +122,10 @@ class Pod:
     namespace: str
 
     @classmethod
-    def of(cls, settings: Settings, environ: Mapping[str, str], rng: random.Random) -> Pod:
-        """Read it from the environment that the chart sets; elsewhere make a name that no other process has."""
-        name = environ.get("POD_NAME") or f"{socket.gethostname()}-{rng.getrandbits(32):08x}"
-        return cls(name, settings.lease_namespace or environ.get("POD_NAMESPACE") or "default")
+    def of(cls, settings: Settings, rng: random.Random) -> Pod:
+        """Read it from the settings; a replica that is not told its name makes one that no other process has."""
+        name = settings.identity or f"{socket.gethostname()}-{rng.getrandbits(32):08x}"
+        return cls(name, settings.lease_namespace or "default")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +148,7 @@ async def planner(
     rng: random.Random,
     registry: CollectorRegistry,
 ) -> AsyncIterator[Ports]:
-    """Run a planner while it is entered. Raises ValueError or OSError for an address that is not to be had."""
+    """Run a planner while it is entered. Raises SettingError for an address that is not to be had."""
     metrics = PlannerMetrics(registry)
     lease = _lease(settings, api, pod, log=log, clock=clock, rng=rng)
     events = EventRecorder(api, component=COMPONENT, clock=clock, log=log, instance=pod.name, rng=rng)
@@ -187,7 +198,7 @@ async def planner(
 def _lease(settings: Settings, api: KubeApi, pod: Pod, *, log: Logger, clock: Clock, rng: random.Random) -> LeaseHolder:
     return LeaseHolder(
         api,
-        name=COMPONENT,
+        name=settings.lease_name,
         namespace=pod.namespace,
         identity=pod.name,
         clock=clock,
@@ -240,7 +251,7 @@ def main() -> None:
         Settings,
         sys.argv[1:],
         os.environ,
-        prog="couchestor-planner",
+        prog=PROG,
         description=(
             "Watches StoragePolicies and decides which volumes move between tiers: it reads heat from the scorer and "
             "placements from the migrator, asks the migrator for moves, and explains itself as PlannerService on gRPC."
@@ -251,14 +262,14 @@ def main() -> None:
     async def run(stop: asyncio.Event) -> None:
         rng = random.Random()
         registry = new_registry(process=True)
-        pod = Pod.of(settings, os.environ, rng)
+        pod = Pod.of(settings, rng)
         async with (
             HttpKubeApi.connect(settings.kubeconfig) as api,
             planner(settings, api, pod, log=log, clock=SystemClock(), rng=rng, registry=registry),
         ):
             await stop.wait()
 
-    sys.exit(run_service(run, log))
+    sys.exit(run_service(run, log, prog=PROG))
 
 
 if __name__ == "__main__":

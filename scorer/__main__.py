@@ -27,10 +27,11 @@ from scorer.availability import Availability
 from scorer.core.merge import Source
 from scorer.metrics import ScorerMetrics
 from scorer.prometheus import HttpPrometheus, query_url
-from scorer.service import DEFAULT_WINDOW, ScorerService
+from scorer.service import DEFAULT_WINDOW, MAX_WINDOW, ScorerService
 from scorer.servicer import SERVICE, ScorerServicer
 from scorer.snapshots import Question, Snapshots
 
+PROG = "couchestor-scorer"
 HEALTH_ENTRY = "prometheus"  # of grpc.health.v1; the service's own entry stays SERVING, or nobody could read STALE
 EVERY_VOLUME_CAPACITY = 16  # windows whose snapshots are kept
 SINGLE_VOLUME_CAPACITY = 100  # questions about one volume that are kept, and repeated while Prometheus fails
@@ -52,15 +53,25 @@ class Settings(CommonSettings):
     )
     heat_cache_ttl_seconds: float = setting(30.0, "how long an answer of Prometheus is used before it is asked again")
     stale_grace_seconds: float = setting(300.0, "for how long the last answer is given as STALE while Prometheus fails")
-    min_window_seconds: float = setting(60.0, "shortest window that may be asked for (the longest is 30 days)")
+    min_window_seconds: float = setting(
+        60.0, "shortest window that may be asked for (the longest is 30 days)", minimum=0.001
+    )
     single_volume_queries: bool = setting(
         False, "ask for one volume alone, with a matcher, where a call names one and no fresh answer for all is kept"
     )
 
     def __post_init__(self) -> None:
         """Raises ValueError, in one line, for what its type alone does not rule out."""
-        query_url(self.prometheus_url)
-        parse_sources(self.heat_sources)
+        try:
+            query_url(self.prometheus_url)
+        except ValueError as error:
+            raise ValueError(f"--prometheus-url: {error}") from error
+        try:
+            parse_sources(self.heat_sources)
+        except ValueError as error:
+            raise ValueError(f"--heat-sources: {error}") from error
+        if self.min_window_seconds > MAX_WINDOW.total_seconds():
+            raise ValueError("--min-window-seconds must be at most 30 days, or no window could be asked for")
 
 
 def parse_sources(text: str) -> tuple[Source, ...]:
@@ -68,9 +79,9 @@ def parse_sources(text: str) -> tuple[Source, ...]:
     names = [name.strip() for name in text.split(",")]
     known = ", ".join(Source)
     if unknown := [name for name in names if name not in set(Source)]:
-        raise ValueError(f"heat sources {text!r}: {unknown[0]!r} is none; there are {known}")
+        raise ValueError(f"{text!r}: {unknown[0]!r} is none; there are {known}")
     if len(set(names)) < len(names):
-        raise ValueError(f"heat sources {text!r}: each may be named once")
+        raise ValueError(f"{text!r}: each may be named once")
     return tuple(Source(name) for name in names)
 
 
@@ -87,7 +98,11 @@ class Ports:
 async def scorer(
     settings: Settings, *, log: Logger, clock: Clock, rng: random.Random, registry: CollectorRegistry
 ) -> AsyncIterator[Ports]:
-    """Run a scorer while it is entered. Raises ValueError or OSError for an address that is not to be had."""
+    """
+    Run a scorer while it is entered.
+
+    Raises SettingError for an address that is not to be had, and for a token or certificates that cannot be read.
+    """
     sources = parse_sources(settings.heat_sources)
     metrics = ScorerMetrics(registry, sources, clock)
 
@@ -115,6 +130,7 @@ async def scorer(
         token_file=settings.prometheus_token_file,
         ca_file=settings.prometheus_ca_file,
     )
+    prometheus.check_files()
     availability = Availability(log, on_change)
     every_volume, one_volume = snapshots(EVERY_VOLUME_CAPACITY), snapshots(SINGLE_VOLUME_CAPACITY)
     metrics.watch(lambda: ((question.window, age, volumes) for question, age, volumes in every_volume.ages()))
@@ -152,7 +168,7 @@ def main() -> None:
         Settings,
         sys.argv[1:],
         os.environ,
-        prog="couchestor-scorer",
+        prog=PROG,
         description="Turns Prometheus metrics into heat scores of volumes, and serves them as ScorerService on gRPC.",
     )
     log = make_logger("scorer", level=settings.log_level, json=settings.log_json)
@@ -162,7 +178,7 @@ def main() -> None:
         async with scorer(settings, log=log, clock=SystemClock(), rng=random.Random(), registry=registry):
             await stop.wait()
 
-    sys.exit(run_service(run, log))
+    sys.exit(run_service(run, log, prog=PROG))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from common.config import SettingError
 from scorer.core.merge import Sample
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -94,6 +95,17 @@ class HttpPrometheus:
             await self._session.close()
             self._session = None
 
+    def check_files(self) -> None:
+        """Raises SettingError for a token or certificates that cannot be read; later that is a failed query."""
+        flag = "--prometheus-token-file"
+        try:
+            self._authorization()
+            flag = "--prometheus-ca-file"
+            if self._trust is not None:
+                self._trust.context()
+        except PrometheusError as error:
+            raise SettingError(f"{flag} {error}; name a file that this service may read") from error
+
     async def query(self, promql: str) -> Sequence[Sample]:
         """Evaluate a query now. Raises PrometheusError."""
         if self._session is None:
@@ -130,7 +142,9 @@ class HttpPrometheus:
         try:
             token = self._token.read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise PrometheusError(Failure.MISCONFIGURED, f"{self._token}: cannot read the token: {error}") from error
+            raise PrometheusError(
+                Failure.MISCONFIGURED, f"{self._token}: cannot read the token: {_reason(error)}"
+            ) from error
         if not token or not token.isprintable():
             raise PrometheusError(Failure.MISCONFIGURED, f"{self._token}: holds no token: expected one line of text")
         return {"Authorization": f"Bearer {token}"}
@@ -230,7 +244,7 @@ class _Trust:
                 self._stamp = stamp
         except OSError as error:  # ssl.SSLError is one
             raise PrometheusError(
-                Failure.MISCONFIGURED, f"{self._path}: cannot read the certificate authority: {error}"
+                Failure.MISCONFIGURED, f"{self._path}: cannot read the certificate authority: {_reason(error)}"
             ) from error
         return self._context
 
@@ -315,6 +329,11 @@ def _excerpt(body: bytes) -> str:
 def _short(text: str) -> str:
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= _EXCERPT_CHARACTERS else f"{line[:_EXCERPT_CHARACTERS]}…"
+
+
+def _reason(error: Exception) -> str:
+    """Say what is wrong with a file whose path is told already."""
+    return _short(getattr(error, "strerror", None) or str(error))
 
 
 def _line(error: BaseException) -> str:

@@ -19,11 +19,16 @@ from kubernetes_asyncio.config import ConfigException
 from kubernetes_asyncio.config.incluster_config import InClusterConfigLoader
 from kubernetes_asyncio.config.kube_config import load_kube_config
 
+from common.config import SettingError
 from common.kube.api import KubeError
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 RENEW_SECONDS: Final = 60.0
 DEFAULT_KUBECONFIG: Final = Path("~/.kube/config")
+
+
+class CredentialsError(KubeError, SettingError):
+    """There are no credentials to begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,7 @@ class Credentials:
         """Why the last renewal failed; empty if it did not. The header before it stays in use."""
 
     async def load(self) -> Server:
-        """Read everything. Raises KubeError, in one line, if there is nothing to be read."""
-        where = self._path or "the pod's service account"
+        """Read everything. Raises CredentialsError, in one line, if there is nothing to be read."""
         try:
             configuration = await self._read()
             server = Server(
@@ -59,7 +63,7 @@ class Credentials:
             )
         except Exception as error:
             # The library raises whatever its parsers, plugins and files do.
-            raise KubeError(f"no usable Kubernetes credentials in {where}: {_line(error)}") from error
+            raise CredentialsError(self._unusable(error)) from error
         self._keep(configuration)
         return server
 
@@ -72,6 +76,12 @@ class Credentials:
                 self.renewal_failure = _line(error)
                 self._renew_at = asyncio.get_running_loop().time() + RENEW_SECONDS
         return {"Authorization": self._header} if self._header else {}
+
+    def _unusable(self, error: Exception) -> str:
+        """Say where nothing was found, and what would be: a file that is named is the setting that is wrong."""
+        where = self._path or f"the pod's service account ({SERVICE_ACCOUNT})"
+        why = _line(error) if not self._path or _readable(self._path) else "there is no such file, or it is unreadable"
+        return f"--kubeconfig: no usable Kubernetes credentials in {where}: {why}; name the path of a kubeconfig"
 
     def expire(self) -> None:
         """Have them read again before the next request: the server did not accept them."""
@@ -105,6 +115,11 @@ def _source(kubeconfig: str) -> str:
     if os.environ.get("KUBERNETES_SERVICE_HOST") and (SERVICE_ACCOUNT / "token").is_file():
         return ""
     return os.environ.get("KUBECONFIG") or str(DEFAULT_KUBECONFIG.expanduser())
+
+
+def _readable(paths: str) -> bool:
+    """Tell whether one at least of the files can be read; the library says "no configuration found" of both cases."""
+    return any(os.access(path, os.R_OK) for path in paths.split(os.pathsep))
 
 
 def _tls(configuration: Any) -> ssl.SSLContext:

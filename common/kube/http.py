@@ -60,7 +60,7 @@ class HttpKubeApi:
         Open it: with a kubeconfig where one is named, else as the pod's service account, else with $KUBECONFIG or
         ~/.kube/config. A proxy is used where the kubeconfig names one (proxy-url). Nothing is sent yet.
 
-        Raises KubeError if there are no usable credentials.
+        Raises CredentialsError, which is a KubeError and a SettingError, if there are no usable credentials.
         """
         credentials = Credentials(kubeconfig)
         server = await credentials.load()

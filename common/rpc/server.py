@@ -8,6 +8,8 @@ added in `_listen`; so it listens on loopback unless told otherwise.
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from types import TracebackType
@@ -20,7 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
 from common.clock import Clock, SystemClock
-from common.config import Addr, parse_addr
+from common.config import Addr, SettingError, not_to_be_had, parse_addr
 from common.logs import Logger
 from common.rpc.channel import MAX_MESSAGE_BYTES
 from common.rpc.intercept import CallMetrics, Edge
@@ -46,8 +48,8 @@ class GrpcServer:
     """
     A server that runs while it is entered, and drains when it is left.
 
-    `services` are full names ("couchestor.scorer.v1.ScorerService"). Raises ValueError for an address that is none or
-    must not be bound, and OSError, on entering, for one that is not to be had.
+    `services` are full names ("couchestor.scorer.v1.ScorerService"). Raises ValueError for an address that is none,
+    and SettingError for one that must not be bound or, on entering, is not to be had.
     """
 
     def __init__(
@@ -126,8 +128,8 @@ def _allowed(addr: Addr, *, insecure_bind: bool) -> Addr:
         return Addr("::" if insecure_bind else "127.0.0.1", addr.port)
     if insecure_bind or _is_loopback(addr.host):
         return addr
-    raise ValueError(
-        f"{addr} is not a loopback address, and gRPC is served in plain text: "
+    raise SettingError(
+        f"--grpc-addr {addr} is not a loopback address, and gRPC is served in plain text: "
         f"listen on 127.0.0.1, or say --insecure-bind where the network is trusted"
     )
 
@@ -140,11 +142,31 @@ def _is_loopback(host: str) -> bool:
 
 
 def _listen(server: grpc.aio.Server, addr: Addr) -> int:
-    """Bind, in plain text; the one place for TLS."""
+    """Bind, in plain text; the one place for TLS. Raises SettingError."""
     try:
+        # By hand first: gRPC does not tell why it cannot, and writes lines of its own to stderr.
+        _check_free(addr)
         port = server.add_insecure_port(str(addr))
+    except OSError as error:
+        raise not_to_be_had("--grpc-addr", addr, error) from error
     except RuntimeError as error:
-        raise OSError(f"cannot listen on {addr} for gRPC: {error}; choose another address") from error
-    if port == 0:
-        raise OSError(f"cannot listen on {addr} for gRPC; choose another address")
+        raise not_to_be_had("--grpc-addr", addr, OSError(str(error))) from error
     return port
+
+
+def _check_free(addr: Addr) -> None:
+    """Raises OSError where the host has no address that can be bound, or another program listens on one of them."""
+    failures: list[OSError] = []
+    found = socket.getaddrinfo(addr.host, addr.port, type=socket.SOCK_STREAM)
+    for family, kind, protocol, _, where in found:
+        try:
+            with socket.socket(family, kind, protocol) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a port just left would look taken
+                tried.bind(where)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise
+            failures.append(error)
+    # A machine without IPv6 cannot bind "::", and gRPC then takes every interface of IPv4.
+    if len(failures) == len(found) and failures[0].errno != errno.EAFNOSUPPORT:
+        raise failures[0]

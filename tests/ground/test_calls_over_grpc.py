@@ -19,6 +19,7 @@ from couchestor.scorer.v1 import scorer_pb2, scorer_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from common.config import SettingError
 from common.logs import make_logger
 from common.metrics import new_registry
 from common.reasons import Reason
@@ -393,7 +394,7 @@ async def test_a_taken_port_is_told_in_one_line() -> None:
             insecure_bind=False,
             drain_seconds=0,
         )
-        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{running.server.port} for gRPC") as error:
+        with pytest.raises(SettingError, match=f"--grpc-addr 127.0.0.1:{running.server.port}: .* in use") as error:
             await taken.__aenter__()
         assert "\n" not in str(error.value)
 
@@ -426,7 +427,7 @@ def test_plain_text_is_served_beyond_loopback_only_when_told_so(addr: str, insec
         )
 
     if refused:
-        with pytest.raises(ValueError, match="--insecure-bind"):
+        with pytest.raises(SettingError, match="--insecure-bind"):
             make()
     else:
         make()

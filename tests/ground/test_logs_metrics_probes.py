@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from prometheus_client import Counter, Gauge
 
+from common.config import SettingError
 from common.logs import capture_libraries, make_logger
 from common.metrics import MetricsServer, new_registry
 from common.probes import ProbeServer, Readiness
@@ -193,7 +194,7 @@ async def test_a_taken_port_is_told_in_one_line() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: .*; choose another address"):
+        with pytest.raises(SettingError, match=f"--health-addr 127.0.0.1:{port}: .*; choose another address"):
             async with ProbeServer(f"127.0.0.1:{port}", Readiness()):
                 pass
 

@@ -17,6 +17,7 @@ import pytest
 DEADLINE = 20.0
 PROGRAM = """
 import asyncio, sys
+from common.config import SettingError
 from common.logs import make_logger
 from common.run import run_service
 
@@ -33,7 +34,13 @@ async def main(stop):
             finally:
                 log.info("cleaned")
         case "crash":
-            raise OSError("cannot listen on :8080; choose another address")
+            raise OSError("disk full")
+        case "wrong setting":
+            raise SettingError("--metrics-addr :8080:\\nin use")
+        case "wrong setting of a task":
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(stop.wait())
+                tasks.create_task(complain())
         case "group":
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(stop.wait())
@@ -47,8 +54,11 @@ async def main(stop):
 async def fail():
     raise KeyError("inner")
 
+async def complain():
+    raise SettingError("--metrics-addr :8080: in use")
+
 log = make_logger("scorer", level="INFO", json=True)
-sys.exit(run_service(main, log))
+sys.exit(run_service(main, log, prog="couchestor-scorer"))
 """
 
 
@@ -58,6 +68,8 @@ class Service:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.lines: list[dict[str, Any]] = []
+        self.complaint = ""
+        """What it wrote to stderr; everything else it says is in the log."""
 
     async def until(self, event: str) -> None:
         assert self.process.stdout is not None
@@ -73,7 +85,7 @@ class Service:
         """Its exit code, and the events it logged."""
         async with asyncio.timeout(DEADLINE):
             out, err = await self.process.communicate()
-        assert err == b"", "everything it says is in the log"
+        self.complaint = err.decode()
         self.lines += [json.loads(line) for line in out.splitlines()]
         assert self.process.returncode is not None
         return self.process.returncode, [line["event"] for line in self.lines]
@@ -90,7 +102,9 @@ async def running(behaviour: str) -> AsyncIterator[Service]:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        yield Service(process)
+        service = Service(process)
+        yield service
+        assert not service.complaint or service.process.returncode == 2, service.complaint
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -120,7 +134,7 @@ async def test_a_crash_is_logged_and_ends_with_1() -> None:
     async with running("crash") as service:
         code, events = await service.end()
         assert (code, events) == (1, ["up", "crashed"])
-        assert service.lines[-1]["error"] == "OSError: cannot listen on :8080; choose another address"
+        assert service.lines[-1]["error"] == "OSError: disk full"
         assert "Traceback" in service.lines[-1]["exception"]
 
 
@@ -130,6 +144,13 @@ async def test_a_crash_of_one_task_of_several_is_logged_with_its_own_traceback()
         assert (code, events) == (1, ["up", "crashed"])
         assert service.lines[-1]["error"] == "KeyError: 'inner'"
         assert "in fail" in service.lines[-1]["exception"]
+
+
+@pytest.mark.parametrize("behaviour", ["wrong setting", "wrong setting of a task"])
+async def test_a_setting_that_cannot_be_followed_is_told_in_one_line_and_ends_with_2(behaviour: str) -> None:
+    async with running(behaviour) as service:
+        assert await service.end() == (2, ["up"])
+        assert service.complaint == "couchestor-scorer: --metrics-addr :8080: in use\n"
 
 
 async def test_an_end_by_itself_is_orderly() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import Addr, CommonSettings, LogLevel, parse_addr, parse_settings, setting
+from common.config import Addr, CommonSettings, LogLevel, parse_addr, parse_settings, parse_target, setting
 
 
 class Backend(StrEnum):
@@ -25,6 +25,8 @@ class Settings(CommonSettings):
     """The migrator's own settings."""
 
     grpc_addr: str = setting(":50053", "where gRPC is served")
+    scorer_addr: str = setting("localhost:50051", "where the scorer is")
+    home_namespace: str = setting("", "where the Lease is")
     poll_seconds: float = setting(10.0, "seconds between polls")
     max_moves: int = setting(2, "moves at a time; 0 pauses")
     dry_run: bool = setting(False, "write nothing")
@@ -112,10 +114,21 @@ def test_words_of_a_closed_set_are_read_in_any_case() -> None:
         (("--poll-seconds", "inf"), "--poll-seconds: 'inf' is not a number"),
         (("--poll-seconds", "-1"), "--poll-seconds: -1 is less than 0"),
         (("--headroom-percent", "0.5"), "--headroom-percent: 0.5 is less than 1"),
+        (("--poll-seconds", "1.1e9"), "--poll-seconds: 1.1e9 is beyond 1e+09"),
+        (("--offset", "-1e30"), "--offset: -1e30 is beyond 1e+09"),
         (("--max-moves", "1.5"), "--max-moves: '1.5' is not a whole number"),
         (("--dry-run", "perhaps"), "--dry-run: 'perhaps' is neither true nor false"),
         (("--backend", "nfs"), "--backend: 'nfs' is not one of auto, crd"),
         (("--grpc-addr", "50053"), "--grpc-addr: '50053' is not an address: write it like :8080 or 127.0.0.1:8080"),
+        (
+            ("--scorer-addr", "scorer"),
+            "--scorer-addr: 'scorer' is not the address of a service: write it like localhost:50051 or [::1]:50051",
+        ),
+        (
+            ("--home-namespace", "Home"),
+            "--home-namespace: 'Home' is not the name of a namespace: it has at most 63 small letters, digits and "
+            "dashes, and begins and ends with a letter or a digit",
+        ),
         (("--backend", "crd", "--rest-url", "x"), "--rest-url is of no use with --backend crd: leave one out"),
         (("--nonsense",), "unrecognized arguments: --nonsense; see couchestor-migrator --help"),
         (("--poll", "3"), "unrecognized arguments: --poll 3; see couchestor-migrator --help"),
@@ -183,6 +196,25 @@ def test_an_address_is_read_and_written_back(text: str, addr: Addr) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not an address"):
         parse_addr(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["localhost:1", "10.0.0.1:65535", "[::1]:50051", "scorer.ns.svc:50051", "dns:///scorer:50051", "unix:/run/s"],
+)
+def test_where_a_service_may_be_called(text: str) -> None:
+    assert settings("--scorer-addr", text).scorer_addr == text
+
+
+@pytest.mark.parametrize("text", ["", "a", "a:", ":1", "a:0", "a:65536", "a:b", "::1:2", "a b:1", "http://a:1", "[]:1"])
+def test_where_no_service_can_be_called(text: str) -> None:
+    with pytest.raises(ValueError, match="is not the address of a service"):
+        parse_target(text)
+
+
+@pytest.mark.parametrize("text", ["a", "default", "kube-system", "0", "a" * 63])
+def test_the_name_of_a_namespace(text: str) -> None:
+    assert settings(environ={"HOME_NAMESPACE": text}).home_namespace == text
 
 
 @given(st.integers(min_value=0, max_value=10**9))

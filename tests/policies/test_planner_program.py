@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from common.config import parse_settings
+from common.config import SettingError, parse_settings
+from migrator.__main__ import Settings as MigratorSettings
 from planner.__main__ import Pod, Settings
 from planner.reconciler import Timing
 from tests.policies.cluster import a_stage, running
@@ -55,12 +58,21 @@ def test_a_setting_that_makes_no_sense_ends_it_with_one_line(
 
 
 def test_a_pod_knows_its_name_and_namespace() -> None:
-    environ = {"POD_NAME": "planner-abc", "POD_NAMESPACE": "storage"}
-    assert Pod.of(settings(), environ, random.Random(1)) == Pod("planner-abc", "storage")
-    assert Pod.of(settings("--lease-namespace=other"), environ, random.Random(1)).namespace == "other"
-    alone, other = (Pod.of(settings(), {}, random.Random(seed)) for seed in (1, 2))
+    told = settings(POD_NAME="planner-abc", POD_NAMESPACE="storage")
+    assert Pod.of(told, random.Random(1)) == Pod("planner-abc", "storage")
+    flags = settings("--lease-namespace=other", "--identity=me", POD_NAME="planner-abc", POD_NAMESPACE="storage")
+    assert Pod.of(flags, random.Random(1)) == Pod("me", "other")
+    alone, other = (Pod.of(settings(), random.Random(seed)) for seed in (1, 2))
     assert alone.name != other.name
     assert alone.namespace == "default"
+
+
+def test_what_both_leaders_are_told_of_their_lease_has_the_same_names() -> None:
+    def names(kind: type[Any]) -> dict[str, str | None]:
+        fields = dataclasses.fields(kind)
+        return {f.name: f.metadata["env"] for f in fields if f.name.startswith("lease_") or f.name == "identity"}
+
+    assert names(Settings) == names(MigratorSettings)
 
 
 async def test_an_address_that_is_taken_is_told_in_one_line(tmp_path: Path) -> None:
@@ -68,9 +80,9 @@ async def test_an_address_that_is_taken_is_told_in_one_line(tmp_path: Path) -> N
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match="choose another address"):
+        with pytest.raises(SettingError, match="choose another address"):
             async with running(a_stage(), tmp_path, grpc_addr=f"127.0.0.1:{port}"):
                 pass
-        with pytest.raises(OSError, match="choose another address"):
+        with pytest.raises(SettingError, match="choose another address"):
             async with running(a_stage(), tmp_path, metrics_addr=f"127.0.0.1:{port}"):
                 pass

@@ -140,9 +140,12 @@ async def test_a_setting_that_is_wrong_is_told_in_one_line_with_exit_code_2(
 async def test_an_address_that_is_taken_is_told_and_ends_it() -> None:
     async with FakePrometheus(raw(GOLDEN)) as prometheus, program(prometheus) as running:
         second = await start("--grpc-addr", running.grpc, "--metrics-addr", "127.0.0.1:0")
-        output, _ = await asyncio.wait_for(second.communicate(), 30)
-    assert second.returncode == 1
-    assert "cannot listen on" in output.decode()
+        _, errors = await asyncio.wait_for(second.communicate(), 30)
+    assert second.returncode == 2
+    assert errors.decode() == (
+        f"couchestor-scorer: --grpc-addr {running.grpc}: cannot be listened on: Address already in use; "
+        "choose another address\n"
+    )
 
 
 @pytest.mark.parametrize(
