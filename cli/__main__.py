@@ -1,7 +1,7 @@
 """
 The `couchestor` command: reads the flags, connects, runs one command, and turns every failure into one line.
 
-Exit codes: 0 done, 1 not done, 2 the command line makes no sense, 130 interrupted.
+Exit codes: 0 done, 1 not done, 2 the command line makes no sense, 3 too late to cancel, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import grpc
 from rich.console import Console
 
 from cli.commands import ALL
+from cli.flags import Parser
 from cli.render import PIPE_WIDTH
 from cli.services import Service
 from cli.session import CommandError, Session
 from common.clock import SystemClock
+from common.config import parse_target
 from common.rpc.channel import open_sync_channel
 from common.rpc.errors import describe
 from common.version import version
@@ -32,10 +34,10 @@ EXIT_INTERRUPTED = 130
 
 def parser() -> argparse.ArgumentParser:
     """Make the parser of the whole command."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="couchestor",
         description="See how hot volumes are, why they move or stay, and move them.",
-        epilog="Each command has its own --help. Exit codes: 0 done, 1 not done, 2 wrong usage.",
+        epilog="Each command has its own --help. Exit codes: 0 done, 1 not done, 2 wrong usage, 3 too late to cancel.",
     )
     top.add_argument("--version", action="version", version=f"couchestor {version()}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -65,8 +67,20 @@ def session_for(args: argparse.Namespace, environ: Mapping[str, str]) -> Session
 
 
 def address_of(service: Service, flag: str | None, environ: Mapping[str, str]) -> str:
-    """Where a service is: the flag, else its environment twin, else the port it has by default."""
-    return flag or environ.get(service.variable) or service.default_address
+    """
+    Where a service is: the flag, else its environment twin, else the port it has by default.
+
+    Raises ValueError, in one line, for a variable that holds no address.
+    """
+    if flag is not None:
+        return flag
+    told = environ.get(service.variable)
+    if not told:
+        return service.default_address
+    try:
+        return parse_target(told)
+    except ValueError as error:
+        raise ValueError(f"{service.variable}: {error}") from error
 
 
 def run(session: Session, args: argparse.Namespace, address: str) -> int:
@@ -85,13 +99,18 @@ def run(session: Session, args: argparse.Namespace, address: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the command line names; returns the exit code."""
-    args = parser().parse_args(argv)
+    top = parser()
+    args = top.parse_args(argv)
+    try:
+        address = address_of(args.service, args.address, os.environ)
+    except ValueError as error:
+        top.error(str(error))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a screen that lacks a sign shows another, and nothing breaks
     session = session_for(args, os.environ)
     try:
-        code = run(session, args, address_of(args.service, args.address, os.environ))
+        code = run(session, args, address)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has seen enough (`| head`). Python would complain once more when it flushes at exit.

@@ -6,18 +6,44 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final, NoReturn
 
 from cli.services import Service
 from cli.session import Session
-from common.durations import parse_duration
+from common.config import parse_target
+from common.durations import format_duration, parse_duration
+from common.placement import Tier
+
+EXIT_USAGE: Final = 2
+LONGEST: Final = timedelta(days=3650)
+"""Of a duration that is typed; a message could not carry every one that can be written."""
+LONGEST_NAME: Final = 253
+"""Characters of a Kubernetes name, and of a request id."""
+TIERS: Final = frozenset(tier.value for tier in Tier)
 
 Run = Callable[[Session, argparse.Namespace], int]
 """A command: answers with the exit code. Raises grpc.RpcError or CommandError."""
 
 Commands = Any
 """What argparse's add_subparsers returns; it has no public name."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line, as everything else is that goes wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a volume is to go."""
+
+    kind: str
+    """tier or pool"""
+    name: str
 
 
 def add_command(commands: Commands, name: str, run: Run, service: Service, about: str) -> argparse.ArgumentParser:
@@ -27,6 +53,7 @@ def add_command(commands: Commands, name: str, run: Run, service: Service, about
     parser.add_argument(
         f"--{service.name}",
         dest="address",
+        type=address,
         metavar="ADDR",
         help=f"address of the {service.name} (or {service.variable}; {service.default_address})",
     )
@@ -48,6 +75,44 @@ def seconds(text: str) -> float:
     return value
 
 
+def address(text: str) -> str:
+    """Read where a service is."""
+    try:
+        return parse_target(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def name(text: str) -> str:
+    """Read the name of something in Kubernetes; which characters it may have is the service's to say."""
+    if not text or len(text) > LONGEST_NAME or any(sign.isspace() or not sign.isprintable() for sign in text):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no name: it has 1 to {LONGEST_NAME} characters, none blank")
+    return text
+
+
+def request_id(text: str) -> str:
+    """Read the id of a request."""
+    if not 1 <= len(text) <= LONGEST_NAME:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no request id: it has 1 to {LONGEST_NAME} characters")
+    return text
+
+
+def target(text: str) -> Target:
+    """
+    Tell a tier from a pool: "hot" is a tier, "pool-nvme-1" a pool.
+
+    Pool names have no colon, so a prefix can say which is meant.
+    """
+    kind, colon, named = text.partition(":")
+    if not colon:
+        kind, named = "tier" if text in TIERS else "pool", text
+    if kind == "tier" and named not in TIERS:
+        raise argparse.ArgumentTypeError(f"{text!r}: there is no such tier; it is one of {', '.join(sorted(TIERS))}")
+    if kind not in {"tier", "pool"} or not named or ":" in named:
+        raise argparse.ArgumentTypeError(f"{text!r}: write hot, warm, cold, a pool's name, tier:NAME or pool:NAME")
+    return Target(kind, name(named))
+
+
 def duration(text: str) -> timedelta:
     """Read a duration such as 1h30m, of more than 0."""
     try:
@@ -56,6 +121,8 @@ def duration(text: str) -> timedelta:
         raise argparse.ArgumentTypeError(str(error)) from error
     if value <= timedelta(0):
         raise argparse.ArgumentTypeError(f"{text!r} is not more than 0")
+    if value > LONGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {format_duration(LONGEST)}")
     return value
 
 

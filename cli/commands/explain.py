@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from cli.decisions import heat_sentence, moves, outcome_text, tiers, until_of
-from cli.flags import Commands, add_command
+from cli.flags import Commands, add_command, name
 from cli.render import Column, Marks, indented, marks_for, table
 from cli.services import PLANNER
 from cli.session import Session
@@ -21,7 +21,7 @@ from cli.session import Session
 def add(commands: Commands) -> None:
     """Add the command and its flags."""
     parser = add_command(commands, "explain", run, PLANNER, "say why a volume moves or stays, check by check")
-    parser.add_argument("volume", metavar="VOLUME", help="a PersistentVolume's name, or its volumeHandle")
+    parser.add_argument("volume", type=name, metavar="VOLUME", help="a PersistentVolume's name, or its volumeHandle")
 
 
 def run(session: Session, args: argparse.Namespace) -> int:

@@ -17,15 +17,13 @@ from google.protobuf.duration_pb2 import Duration
 from rich.live import Live
 from rich.text import Text
 
-from cli.flags import Commands, add_command, count, duration
+from cli.flags import Commands, add_command, count, duration, name, request_id, target
 from cli.journeys import TERMINAL, Gone, News, progress, state_word, watch, way, why
 from cli.render import marks_for, span
 from cli.services import MIGRATOR
 from cli.session import CommandError, Session, status_of
-from common.placement import Tier
 from common.rpc.errors import describe
 
-TIERS: Final = frozenset(tier.value for tier in Tier)
 UNDECIDED: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 """Ends of a call after which the migration may have been recorded all the same."""
 
@@ -33,10 +31,11 @@ UNDECIDED: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADL
 def add(commands: Commands) -> None:
     """Add the command and its flags."""
     parser = add_command(commands, "migrate", run, MIGRATOR, "move a volume to a pool or a tier")
-    parser.add_argument("volume", metavar="VOLUME", help="a PersistentVolume's name, or its volumeHandle")
+    parser.add_argument("volume", type=name, metavar="VOLUME", help="a PersistentVolume's name, or its volumeHandle")
     parser.add_argument(
         "--to",
         required=True,
+        type=target,
         metavar="POOL|TIER",
         help="hot, warm, cold, or a pool's name; tier:NAME and pool:NAME leave no doubt",
     )
@@ -45,7 +44,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--reason", default="asked for with couchestor migrate", help="for people who read it later")
     parser.add_argument("--priority", type=count(-1000, 1000), default=0, metavar="N", help="higher goes first")
     parser.add_argument("--timeout", type=duration, metavar="DURATION", help="how long it may make no progress")
-    parser.add_argument("--request-id", metavar="ID", help="repeat an earlier request instead of making a new one")
+    parser.add_argument(
+        "--request-id", type=request_id, metavar="ID", help="repeat an earlier request instead of making a new one"
+    )
 
 
 def run(session: Session, args: argparse.Namespace) -> int:
@@ -70,39 +71,23 @@ def run(session: Session, args: argparse.Namespace) -> int:
 
 
 def _request(session: Session, args: argparse.Namespace) -> migrator_pb2.StartMigrationRequest:
+    identity = args.request_id if args.request_id is not None else f"couchestor-{session.rng.getrandbits(96):024x}"
     request = migrator_pb2.StartMigrationRequest(
-        request_id=args.request_id or f"couchestor-{session.rng.getrandbits(96):024x}",
+        request_id=identity,
         volume=args.volume,
         reason=args.reason,
         priority=args.priority,
         dry_run=args.dry_run,
     )
-    kind, name = target(args.to)
-    if kind == "tier":
-        request.tier = name
+    if args.to.kind == "tier":
+        request.tier = args.to.name
     else:
-        request.pool = name
+        request.pool = args.to.name
     if args.timeout is not None:
         timeout = Duration()
         timeout.FromTimedelta(args.timeout)
         request.timeout.CopyFrom(timeout)
     return request
-
-
-def target(text: str) -> tuple[str, str]:
-    """
-    Tell a tier from a pool: ("tier", "hot") or ("pool", "pool-nvme-1").
-
-    Pool names have no colon, so a prefix can say which is meant. Raises CommandError for what names neither.
-    """
-    kind, colon, name = text.partition(":")
-    if not colon:
-        return ("tier", text) if text in TIERS else ("pool", text)
-    if kind == "tier" and name not in TIERS:
-        raise CommandError(f"--to {text}: there is no such tier; it is one of {', '.join(sorted(TIERS))}")
-    if kind not in {"tier", "pool"} or not name:
-        raise CommandError(f"--to {text}: write hot, warm, cold, a pool's name, tier:NAME or pool:NAME")
-    return kind, name
 
 
 def _start(session: Session, request: migrator_pb2.StartMigrationRequest) -> migrator_pb2.Migration:

@@ -10,7 +10,7 @@ from typing import Final
 from couchestor.migrator.v1 import migrator_pb2, migrator_pb2_grpc
 from rich.live import Live
 
-from cli.flags import Commands, add_command, count
+from cli.flags import Commands, add_command, count, name
 from cli.journeys import (
     STATE_WORDS,
     TERMINAL,
@@ -35,8 +35,8 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "migrations", run, MIGRATOR, "list migrations, newest first")
     parser.add_argument("-w", "--watch", action="store_true", help="go on showing changes until interrupted")
     parser.add_argument("-a", "--active", action="store_true", help="only those that have not ended")
-    parser.add_argument("--volume", default="", help="only of this PersistentVolume")
-    parser.add_argument("--policy", default="", help="only of this StoragePolicy")
+    parser.add_argument("--volume", type=name, metavar="NAME", help="only of this PersistentVolume")
+    parser.add_argument("--policy", type=name, metavar="NAME", help="only of this StoragePolicy")
     parser.add_argument("--state", action="append", default=[], choices=tuple(STATES), help="only in this state")
     parser.add_argument("-n", "--limit", type=count(1, 10_000), default=50, metavar="N", help="at most N (default 50)")
 

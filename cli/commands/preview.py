@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.decisions import heat, moves, outcome_text, tiers
-from cli.flags import Commands, add_command
+from cli.flags import Commands, add_command, name
 from cli.render import Column, Marks, marks_for, table
 from cli.services import PLANNER
 from cli.session import Session
@@ -25,7 +25,7 @@ WIDE: Final = 130
 def add(commands: Commands) -> None:
     """Add the command and its flags."""
     parser = add_command(commands, "preview", run, PLANNER, "show what a policy would do now, without doing it")
-    parser.add_argument("policy", metavar="POLICY", help="a StoragePolicy's name")
+    parser.add_argument("policy", type=name, metavar="POLICY", help="a StoragePolicy's name")
     parser.add_argument("--moves", action="store_true", help="only volumes that would move")
 
 

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from datetime import timedelta
+from typing import NoReturn
 
 import pytest
 
@@ -29,14 +30,54 @@ NOBODY = "127.0.0.1:1"
         ["migrate", "pvc-a"],
         ["migrate", "pvc-a", "--to", "hot", "--priority", "1001"],
         ["migrations", "--state", "Sleeping"],
+        ["explain", ""],
+        ["preview", "a policy"],
+        ["cancel", ""],
+        ["cancel", "a" * 254],
+        ["migrate", "", "--to", "hot"],
+        *(["migrate", "pvc-a", "--to", to] for to in ("", "tier:", "pool:", ":x", "tier:fast", "foo:bar", "pool:a:b")),
+        ["migrate", "pvc-a", "--to", "pool:a b"],
+        ["migrate", "pvc-a", "--to", "hot", "--request-id", ""],
+        ["migrate", "pvc-a", "--to", "hot", "--request-id", "a" * 254],
+        ["migrate", "pvc-a", "--to", "hot", "--timeout", "9999999d"],
+        ["migrations", "--volume", ""],
+        ["migrations", "--policy", ""],
+        ["top", "--scorer", ""],
+        ["top", "--scorer", "localhost"],
+        ["top", "--scorer", "localhost:65536"],
+        ["preview", "p", "--planner", "localhost:0"],
+        ["migrations", "--migrator", ":50053"],
     ],
-    ids=" ".join,
+    ids=lambda argv: " ".join(argv)[:60],
 )
-def test_nonsense_is_exit_code_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_nonsense_is_one_line_and_exit_code_2(
+    argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.__main__.open_sync_channel", _nobody_is_called)
     with pytest.raises(SystemExit) as stopped:
         main(argv)
     assert stopped.value.code == 2
-    assert "usage: couchestor" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert re.match(r"couchestor( [a-z]+)?: .*; see couchestor( [a-z]+)? --help$", line)
+
+
+def _nobody_is_called(*_: object, **__: object) -> NoReturn:
+    raise AssertionError("a service is called")
+
+
+def test_a_variable_that_holds_no_address_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCORER_ADDR", "scorer:99999")
+    with pytest.raises(SystemExit) as stopped:
+        main(["top"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == (
+        "couchestor: SCORER_ADDR: 'scorer:99999' is not the address of a service: write it like localhost:50051 or "
+        "[::1]:50051; see couchestor --help\n"
+    )
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

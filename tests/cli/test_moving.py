@@ -50,11 +50,15 @@ def test_to_names_a_tier_or_a_pool(desk: Desk, to: str, kind: str, name: str) ->
     assert getattr(request, kind) == name
 
 
-@pytest.mark.parametrize("to", ["tier:fast", "disk:a", "pool:", ":x"])
-def test_a_target_that_names_neither_is_refused_before_anything_is_asked(desk: Desk, to: str) -> None:
-    assert desk.type("migrate", "pvc-abc123", "--to", to).result() == 1
+@pytest.mark.parametrize("to", ["tier:fast", "tier:", "disk:a", "pool:", ":x", ""])
+def test_a_target_that_names_neither_is_refused_before_anything_is_asked(
+    desk: Desk, to: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        desk.type("migrate", "pvc-abc123", "--to", to)
+    assert stopped.value.code == 2
     assert desk.connected_to == []
-    assert f"--to {to}" in desk.complaints
+    assert f"argument --to: {to!r}: " in capsys.readouterr().err
 
 
 def test_migrate_sends_what_was_typed_and_prints_its_request_id(desk: Desk) -> None:
@@ -305,18 +309,50 @@ def test_interrupting_a_watch_is_how_it_ends(desk: Desk) -> None:
     assert done.result() == 0
 
 
+ROLLS_BACK = migrator_pb2.CANCEL_EFFECT_ROLLS_BACK
+FINISHES_FORWARD = migrator_pb2.CANCEL_EFFECT_FINISHES_FORWARD
+ALREADY_ENDED = migrator_pb2.CANCEL_EFFECT_ALREADY_ENDED
+
+
+@pytest.mark.parametrize("output", [(), ("--json",)])
 @pytest.mark.parametrize(
-    ("effect", "words"),
+    ("migration", "effect", "says", "code"),
     [
-        (migrator_pb2.CANCEL_EFFECT_ROLLS_BACK, "everything is put back as it was"),
-        (migrator_pb2.CANCEL_EFFECT_FINISHES_FORWARD, "too late to go back; the move is finished"),
-        (migrator_pb2.CANCEL_EFFECT_ALREADY_ENDED, "it had ended already"),
+        (a_migration(), ROLLS_BACK, "vmig-3f2a (WaitingSync): everything is put back as it was", 0),
+        (
+            a_migration(state=migrator_pb2.MIGRATION_STATE_SCALING_DOWN, reason="WaitingForRemoval"),
+            FINISHES_FORWARD,
+            "vmig-3f2a (ScalingDown): too late to go back; the move is finished",
+            3,
+        ),
+        (
+            an_ended(),
+            ALREADY_ENDED,
+            "vmig-3f2a (Completed, Moved): it had ended already; nothing was cancelled",
+            3,
+        ),
+        (
+            an_ended(state=migrator_pb2.MIGRATION_STATE_ABORTED, reason="Cancelled"),
+            ALREADY_ENDED,
+            "vmig-3f2a (Aborted, Cancelled): it had ended already; nothing was cancelled",
+            3,
+        ),
     ],
 )
-def test_a_cancel_says_what_it_will_do(desk: Desk, effect: migrator_pb2.CancelEffect.ValueType, words: str) -> None:
-    done = desk.type("cancel", "vmig-3f2a")
-    answer = migrator_pb2.CancelMigrationResponse(migration=a_migration(), effect=effect, detail="the replica goes")
+def test_a_cancel_says_what_it_will_do_and_a_script_knows_whether_it_came_in_time(
+    desk: Desk,
+    migration: migrator_pb2.Migration,
+    effect: migrator_pb2.CancelEffect.ValueType,
+    says: str,
+    code: int,
+    output: tuple[str, ...],
+) -> None:
+    done = desk.type("cancel", "vmig-3f2a", *output)
+    answer = migrator_pb2.CancelMigrationResponse(migration=migration, effect=effect, detail="the replica goes")
     request = desk.answer("migrator", "CancelMigration", answer)
     assert request.name == "vmig-3f2a"
-    assert done.result() == 0
-    assert desk.screen == f"vmig-3f2a (WaitingSync): {words}\nthe replica goes\n"
+    assert done.result() == code
+    if not output:
+        assert desk.screen == f"{says}\nthe replica goes\n"
+    else:
+        assert json.loads(desk.screen)["effect"] == migrator_pb2.CancelEffect.Name(effect)
