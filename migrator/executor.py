@@ -127,7 +127,9 @@ class Executor:
                     earlier = None
                 case Wait():
                     await self._wait(decision, now)
-                    earlier = replace(seen, earlier=None)
+                    # Kept until there is one far enough from it: two reads close together may be one and the same.
+                    if earlier is None or seen.began - earlier.ended >= self._settings.read_gap_seconds:
+                        earlier = replace(seen, earlier=None)
                 case End():
                     await self._journal.end(decision, now.wall, now.elapsed)
                     return decision

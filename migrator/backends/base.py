@@ -148,5 +148,9 @@ class Backend(Protocol):
         ...
 
     async def perform(self, write: VolumeWrite, seen: VolumeSeen | None) -> Result:
-        """Make one write that rests on this read; only ReleaseLevers can do without a volume. Never raises for what Mayastor answers, or does not."""
+        """
+        Make one write that rests on this read; only ReleaseLevers can do without a volume.
+
+        Never raises for what Mayastor answers, or does not.
+        """
         ...

@@ -1,9 +1,9 @@
 """
 How a migration comes to its end: our marks are taken off, the PersistentVolume is told, then it is over.
 
-The order never varies: the topology as it was (with the fence away), then one patch of the PersistentVolume that
-remembers the end, begins the cooldown and parks the volume as need be, then the terminal state. Whoever dies in
-between finds in the journal how far it came.
+The order never varies: the topology as it was (with the fence away), or the levers let go, then one patch of the
+PersistentVolume that remembers the end, begins the cooldown and parks the volume as need be, then the terminal state.
+Whoever dies in between finds in the journal how far it came.
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ from common.resources.memory import MoveEnd, read_memory
 from common.resources.meta import MOVE_MEMORY, PARKED
 from common.resources.migration import Heading, MigrationState, VolumeMigration
 from migrator.core.history import Fate
-from migrator.core.model import AnnotatePv, Conclude, Decision, Outcome, PatchVolume, Purpose, end_state
+from migrator.core.model import (
+    AnnotatePv,
+    Conclude,
+    Decision,
+    Outcome,
+    PatchVolume,
+    Purpose,
+    ReleaseLevers,
+    SetReplicaCount,
+    SwitchOff,
+    end_state,
+)
 from migrator.core.view import View, ended
 
 MAX_TRIES = 5
@@ -32,7 +43,7 @@ def finish(view: View, reason: Reason, message: str) -> Decision:
 
 def leave(view: View) -> Decision:
     """Take the next step of an end whose reason is settled."""
-    return _restore(view) or _unfence(view) or _annotate(view) or _over(view)
+    return _restore(view) or _unfence(view) or release(view) or _switch_off(view) or _annotate(view) or _over(view)
 
 
 def _over(view: View) -> Decision:
@@ -80,6 +91,53 @@ def _unfence(view: View) -> Decision | None:
     if last is not None and last.outcome is Outcome.REFUSED and last.tries >= MAX_TRIES:
         return None  # it means nothing to anybody but us
     return view.do(PatchVolume(purpose=Purpose.UNFENCE, unfence=True), detail="the fence away")
+
+
+def release(view: View, *, patiently: bool = True) -> Decision | None:
+    """
+    Let go of levers that may still be pulled: at once, and again when none of those pulls can come late any more.
+
+    None if there are none; without patience also while there is nothing to do but to wait for the second time.
+    """
+    for intent in view.whole.lever_doubts:
+        levers = intent.write.levers if isinstance(intent.write, SetReplicaCount) else ()
+        late = view.settings.operation_seconds + (view.settings.lease_seconds if intent.taken_over else 0.0)
+        settled_at = intent.unsure_since + late
+        since = [each for each in view.whole.releases if each.number > intent.number]
+        if any(each.stored_at >= settled_at for each in since):
+            continue
+        left = settled_at - view.now.elapsed
+        if since and left > 0:
+            if not patiently:
+                continue
+            return view.wait(Reason.OUTCOME_UNKNOWN, "a lever may be pulled late", left, wakeable=False)
+        last = view.whole.last_like(ReleaseLevers(levers))
+        if last is not None and last.outcome is Outcome.REFUSED and last.tries >= MAX_TRIES:
+            return _levers_left(view, last.detail)
+        return view.do(ReleaseLevers(levers), detail=f"whatever is pulled of write {intent.number} is let go")
+    return None
+
+
+def _levers_left(view: View, detail: str) -> Decision | None:
+    known, message = reason_of(view) if view.course is not None else (None, "stopped")
+    if known is Reason.LEVERS_LEFT:
+        return None
+    return finish(view, Reason.LEVERS_LEFT, f"{message}; a cordon or label of ours could not be taken off: {detail}")
+
+
+def _switch_off(view: View) -> Decision | None:
+    """What was relied upon and proved wrong is not relied upon again, by any migration."""
+    down = next((d for p in (Purpose.REMOVE_NEW, Purpose.SCALE_DOWN) if (d := view.history.done(p)) is not None), None)
+    reason, _ = reason_of(view)
+    if reason not in {Reason.STEERING_INEFFECTIVE, Reason.WRONG_REPLICA_REMOVED} or down is None:
+        return None
+    if not isinstance(down.write, SetReplicaCount) or not down.write.relies_on:
+        return None
+    write = SwitchOff(down.write.relies_on)
+    last = view.whole.last_like(write)
+    if last is not None and (last.fate is Fate.DONE or (last.outcome is Outcome.REFUSED and last.tries >= MAX_TRIES)):
+        return None
+    return view.do(write, detail=f"not to be relied upon any more: {', '.join(write.abilities)}")
 
 
 def _annotate(view: View) -> Decision | None:

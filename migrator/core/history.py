@@ -75,6 +75,10 @@ class Intent:
     tries: int = 1
     levers_left: bool = False
     """Some of its levers may still be pulled, or may yet be."""
+    doubted: bool = False
+    """What became of it was once not known."""
+    unsure_since: float = 0
+    """Elapsed seconds of the last sign of what is, or was, not known of it."""
     taken_over: bool = False
     """Whoever acted upon it is not the one who goes on."""
 
@@ -244,6 +248,8 @@ def _take_up(intents: dict[int, Intent], step: Step) -> None:
                 intent,
                 fate=Fate.UNSURE,
                 ended_at=step.elapsed_seconds,
+                doubted=True,
+                unsure_since=step.elapsed_seconds,
                 levers_left=intent.levers_left or (levers and intent.fate is Fate.PENDING),
                 taken_over=True,
             )
@@ -273,9 +279,12 @@ def _with_outcome(intent: Intent, step: Step) -> Intent:
     fate = _FATES[outcome]
     if isinstance(intent.write, ProbeVolume) and outcome is Outcome.UNKNOWN:
         fate = Fate.NOT_DONE
+    unsure = fate is Fate.UNSURE
     return replace(
         intent,
         fate=fate,
+        doubted=intent.doubted or unsure,
+        unsure_since=step.elapsed_seconds if unsure or step.levers_left else intent.unsure_since,
         outcome=outcome,
         detail=step.detail,
         echo=_spec(step),

@@ -359,3 +359,12 @@ class End:
 
 
 Decision = Do | Conclude | Wait | End
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """No decision: what is wanted cannot be done safely as things are."""
+
+    why: str
+    ever: bool = True
+    """Whether waiting may help."""

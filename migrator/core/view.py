@@ -133,7 +133,7 @@ class View:
 
     @property
     def before(self) -> tuple[ReplicaRecord, ...]:
-        """The replicas that there were when the leg began: the originals, with those moved already in their new place."""
+        """The replicas that there were when the leg began: the originals, those moved already in their new place."""
         gone = {move.source.pool for move in self.record.spec.moves[: self.leg]}
         kept = tuple(record for record in self.status.original_replicas if record.pool not in gone)
         return (*kept, *self.status.new_replicas[: self.leg])
