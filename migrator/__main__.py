@@ -24,12 +24,14 @@ from common.kube.http import HttpKubeApi
 from common.logs import Logger, make_logger
 from common.metrics import MetricsServer, new_registry
 from common.probes import ProbeServer, Readiness
+from common.resources.migration import BackendKind
 from common.rpc.server import GrpcServer
 from common.run import run_service
 from migrator.app import Migrator
 from migrator.core.admission import Caps
 from migrator.leader import Rules
 from migrator.metrics import MigratorMetrics
+from migrator.rest_parts import check_url, open_rest
 from migrator.servicer import SERVICE, MigratorServicer
 from migrator.starting import Limits
 
@@ -39,6 +41,7 @@ class BackendChoice(StrEnum):
 
     AUTO = "auto"
     CRD = "crd"
+    REST = "rest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,23 @@ class Settings(CommonSettings):
     )
     dry_run: bool = setting(False, "analyze only; write nothing to Mayastor")
     preservation_mode: bool = setting(False, "never remove a source replica: moves end with one replica more")
-    backend: BackendChoice = setting(BackendChoice.AUTO, "which Mayastor is spoken to: auto, crd")
+    backend: BackendChoice = setting(
+        BackendChoice.AUTO,
+        "how Mayastor is spoken to: rest (its REST API), crd (MayastorVolume resources), or auto: rest where "
+        "--mayastor-rest-url is set and answers, else crd",
+    )
+    mayastor_rest_url: str = setting("", "URL of Mayastor's REST API, such as http://mayastor-api-rest:8081")
+    mayastor_token_file: str = setting("", "file with the JWT for the REST API; read again when it changes")
+    mayastor_ca_file: str = setting("", "file with the certificate authorities (PEM) that the REST API is checked by")
+    mayastor_cache_seconds: float = setting(
+        30.0, "how old the REST API's answers may be; as long as Mayastor's own cache period, or longer"
+    )
+    mayastor_operation_seconds: float = setting(
+        15.0, "deadline of one call of the REST API, after which it takes effect no more", minimum=0.1
+    )
+    lever_seconds: float = setting(
+        10.0, "for how long, at the most, nodes and pools are cordoned or labelled for a move (rest)", minimum=0.1
+    )
     mayastor_group: str = setting("openebs.io", "API group of MayastorVolume and DiskPool")
     mayastor_version: str = setting("", "API version of MayastorVolume; empty: the served one that will do")
     mayastor_namespace: str = setting("mayastor", "namespace of MayastorVolumes and DiskPools")
@@ -78,6 +97,18 @@ class Settings(CommonSettings):
                 f"lease times: duration {self.lease_duration_seconds:g} s, renewal {self.lease_renew_seconds:g} s and "
                 f"retry {self.lease_retry_seconds:g} s must each be longer than the next"
             )
+        if self.mayastor_rest_url:
+            try:
+                check_url(self.mayastor_rest_url)
+            except ValueError as error:
+                raise ValueError(f"--mayastor-rest-url: {error}") from error
+        elif self.backend is BackendChoice.REST:
+            raise ValueError("--backend=rest needs --mayastor-rest-url (MAYASTOR_REST_URL), which is not set")
+
+    @property
+    def wanted_backend(self) -> BackendKind | None:
+        """How Mayastor is to be spoken to; None: that is found out."""
+        return None if self.backend is BackendChoice.AUTO else BackendKind(self.backend.value)
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -91,6 +122,8 @@ def rules_of(settings: Settings) -> Rules:
         pass_seconds=settings.admission_interval_seconds,
         keep=settings.retention_count,
         keep_for=timedelta(hours=settings.retention_hours),
+        operation_seconds=settings.mayastor_operation_seconds,
+        lease_seconds=settings.lease_duration_seconds,
     )
 
 
@@ -120,23 +153,25 @@ class Ports:
 async def migrator(
     settings: Settings, api: KubeApi, *, log: Logger, clock: Clock, rng: random.Random, registry: CollectorRegistry
 ) -> AsyncIterator[Ports]:
-    """Run a migrator while it is entered. Raises ValueError or OSError for an address that is not to be had."""
-    app = Migrator(settings, api, rules_of(settings), limits_of(settings), MigratorMetrics(registry), log, clock, rng)
-    readiness = Readiness()
-    readiness.add("placements", app.not_ready)
-    server = GrpcServer(
-        settings.grpc_addr,
-        lambda grpc_server: migrator_pb2_grpc.add_MigratorServiceServicer_to_server(
-            MigratorServicer(app.service), grpc_server
-        ),
-        (SERVICE,),
-        log=log,
-        registry=registry,
-        insecure_bind=settings.insecure_bind,
-        drain_seconds=settings.drain_seconds,
-        clock=clock,
-    )
+    """Run a migrator while it is entered. Raises SettingError for an address or a file that is not to be had."""
     async with AsyncExitStack() as stack:
+        rest = await stack.enter_async_context(open_rest(settings))
+        rules, limits, metrics = rules_of(settings), limits_of(settings), MigratorMetrics(registry)
+        app = Migrator(settings, api, rules, limits, metrics, log, clock, rng, rest)
+        readiness = Readiness()
+        readiness.add("placements", app.not_ready)
+        server = GrpcServer(
+            settings.grpc_addr,
+            lambda grpc_server: migrator_pb2_grpc.add_MigratorServiceServicer_to_server(
+                MigratorServicer(app.service), grpc_server
+            ),
+            (SERVICE,),
+            log=log,
+            registry=registry,
+            insecure_bind=settings.insecure_bind,
+            drain_seconds=settings.drain_seconds,
+            clock=clock,
+        )
         metrics_server = await stack.enter_async_context(MetricsServer(settings.metrics_addr, registry))
         probes = await stack.enter_async_context(ProbeServer(settings.health_addr, readiness))
         await stack.enter_async_context(app)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -18,22 +19,31 @@ from common.kube.events import EventRecorder
 from common.kube.lease import LeaseHolder
 from common.kube.reflector import Reflector
 from common.logs import Logger
-from common.resources.migration import VolumeMigration
+from common.resources.migration import BackendKind, VolumeMigration
 from common.resources.volume import PersistentVolume
 from migrator.annotations import ClusterObjects
 from migrator.backends.base import Backend
 from migrator.backends.crd import CrdBackend
+from migrator.backends.rest.client import RestClient
+from migrator.choosing_backend import Candidate, ChoosingBackend, resources_there, rest_there
 from migrator.executor import Execution
 from migrator.fanout import MigrationFeed
+from migrator.held_levers import HeldLevers
 from migrator.leader import Leader, Rules
+from migrator.levers_off import LeversOff
 from migrator.metrics import MigratorMetrics
 from migrator.placements import Placements
+from migrator.rest_parts import RestParts, RestWiring
 from migrator.service import MigratorService
 from migrator.starting import Limits
 
 
-class Wiring(Protocol):
+class Wiring(RestWiring, Protocol):
     """The settings that say what is joined to what."""
+
+    @property
+    def wanted_backend(self) -> BackendKind | None:
+        """None: whichever there is."""
 
     @property
     def mayastor_group(self) -> str: ...
@@ -68,34 +78,17 @@ class Migrator:
         log: Logger,
         clock: Clock,
         rng: random.Random,
+        rest: RestClient | None = None,
     ) -> None:
+        """`rest` speaks with Mayastor's REST API, where one is named."""
         self._log = log
-        self.backend: Backend = CrdBackend(
-            api,
-            group=wiring.mayastor_group,
-            version=wiring.mayastor_version,
-            namespace=wiring.mayastor_namespace,
-            clock=clock,
-            rng=rng,
-            log=log,
-        )
+        self._held = HeldLevers()
         self._pvs = Reflector(
             api, PERSISTENT_VOLUMES, PersistentVolume, clock=clock, rng=rng, log=log, on_change=self._on_pv
         )
         self._migrations = Reflector(
             api, VOLUME_MIGRATIONS, VolumeMigration, clock=clock, rng=rng, log=log, on_change=self._on_migration
         )
-        self.placements = Placements(
-            self.backend,
-            volumes=lambda: self._pvs.items,
-            synced=lambda: self._pvs.synced and self._migrations.synced,
-            clock=clock,
-        )
-        self._feed = MigrationFeed()
-        self._feed.source = lambda: self._migrations.items
-        self._feed.is_synced = lambda: self._migrations.synced
-        self.service = MigratorService(api, self.placements, self._feed, limits, clock=clock, log=log)
-        self._events = EventRecorder(api, component="couchestor-migrator", clock=clock, rng=rng, log=log)
         self.lease = LeaseHolder(
             api,
             name=wiring.lease_name,
@@ -108,7 +101,20 @@ class Migrator:
             renew_seconds=wiring.lease_renew_seconds,
             retry_seconds=wiring.lease_retry_seconds,
         )
-        shared = Execution(api, self.backend, ClusterObjects(api), self.lease, clock, log, metrics.wrote)
+        levers_off = LeversOff(self.lease, log)
+        self._rest = self._rest_parts(wiring, rest, api, clock, rng) if rest is not None else None
+        self.backend, self._run_backend = self._backend(wiring, api, clock, rng)
+        self.placements = Placements(
+            self.backend, volumes=lambda: self._pvs.items, synced=self._others_synced, clock=clock
+        )
+        self._feed = MigrationFeed()
+        self._feed.source = lambda: self._migrations.items
+        self._feed.is_synced = lambda: self._migrations.synced
+        self.service = MigratorService(api, self.placements, self._feed, limits, clock=clock, log=log)
+        self._events = EventRecorder(api, component="couchestor-migrator", clock=clock, rng=rng, log=log)
+        shared = Execution(
+            api, self.backend, ClusterObjects(api), self.lease, clock, log, metrics.wrote, levers_off.switch_off
+        )
         self.leader = Leader(
             shared,
             self.lease,
@@ -129,11 +135,68 @@ class Migrator:
         self.broken = asyncio.Event()
         """Set when a part of it has ended, which none should."""
 
+    # --- which Mayastor ------------------------------------------------------------------------------------------
+
+    def _rest_parts(
+        self, wiring: Wiring, client: RestClient, api: KubeApi, clock: Clock, rng: random.Random
+    ) -> RestParts:
+        return RestParts(
+            wiring,
+            client,
+            api,
+            self._held,
+            placements=lambda: self.placements,
+            pvs_synced=self._pvs.wait_synced,
+            clock=clock,
+            rng=rng,
+            log=self._log,
+        )
+
+    def _backend(
+        self, wiring: Wiring, api: KubeApi, clock: Clock, rng: random.Random
+    ) -> tuple[Backend, Callable[[], Coroutine[None, None, None]]]:
+        """Make the backend that is wanted, and what runs it. Raises ValueError if it is rest, and no URL is named."""
+        rest, wanted = self._rest, wiring.wanted_backend
+        if wanted is BackendKind.REST and rest is None:
+            raise ValueError("the backend is to be rest, and there is no URL of Mayastor's REST API")
+        if rest is not None and wanted is BackendKind.REST:
+            return rest.backend, rest.run
+        group, version = wiring.mayastor_group, wiring.mayastor_version
+        crd = CrdBackend(
+            api,
+            group=group,
+            version=version,
+            namespace=wiring.mayastor_namespace,
+            clock=clock,
+            rng=rng,
+            log=self._log,
+        )
+        if rest is None or wanted is BackendKind.CRD:
+            return crd, crd.run
+        candidates = (
+            Candidate(rest.backend, lambda: rest_there(rest.client), rest.run),
+            Candidate(crd, lambda: resources_there(api, group, version), crd.run),
+        )
+        choosing = ChoosingBackend(candidates, clock=clock, rng=rng, log=self._log)
+        return choosing, choosing.run
+
+    def _others_synced(self) -> bool:
+        """Tell whether all but the backend's own copy is complete, and its volumes have their names."""
+        if not (self._pvs.synced and self._migrations.synced):
+            return False
+        return self._rest is None or not self._rest.backend.synced or self._rest.named
+
+    # --- changes -------------------------------------------------------------------------------------------------
+
     def _on_pv(self, key: str, old: PersistentVolume | None, new: PersistentVolume | None) -> None:
         self.placements.on_pv(key, old, new)
+        if self._rest is not None and (old is None or new is None or old.volume_handle != new.volume_handle):
+            self._rest.changed()
 
     def _on_migration(self, key: str, old: VolumeMigration | None, new: VolumeMigration | None) -> None:
         self.placements.on_migration(key, old, new)
+        if self._held.on_migration(key, new) and self._rest is not None:
+            self._rest.changed()
         self._feed.on_change(key)
         if new is not None and (old is None or _asks_otherwise(old, new)):
             self.leader.wake_migration(key)
@@ -151,7 +214,7 @@ class Migrator:
     # --- running -------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        parts = (self.backend.run(), self._pvs.run(), self._migrations.run(), self._events.run(), self._lead())
+        parts = (self._run_backend(), self._pvs.run(), self._migrations.run(), self._events.run(), self._lead())
         self._tasks = [asyncio.create_task(part) for part in parts]
         for task in self._tasks:
             task.add_done_callback(self._on_done)

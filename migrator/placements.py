@@ -130,6 +130,11 @@ class Placements:
         watcher.changed.set()
         return key, watcher
 
+    @property
+    def watched(self) -> bool:
+        """Whether anybody watches."""
+        return bool(self._watching)
+
     def unsubscribe(self, key: int) -> None:
         """Watch no longer."""
         self._watching.pop(key, None)
@@ -159,6 +164,15 @@ class Placements:
         """Return a volume's handle; its name where no PersistentVolume tells another."""
         pv = self._pvs().get(pv_name)
         return pv.volume_handle if pv is not None else pv_name
+
+    def pv_of(self, handle: str) -> str | None:
+        """Return the name of the PersistentVolume that has this volumeHandle; None if there is none."""
+        return self._handles.get(handle)
+
+    def known_handle(self, pv_name: str) -> str | None:
+        """Return the volumeHandle of a PersistentVolume; None if there is no such."""
+        pv = self._pvs().get(pv_name)
+        return pv.volume_handle if pv is not None else None
 
     def pv(self, pv_name: str) -> PersistentVolume | None:
         """Return the copy of a PersistentVolume."""

@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import math
 import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -35,6 +37,7 @@ class _LeaseSpec(msgspec.Struct, frozen=True, rename="camel"):
 
 class _Meta(msgspec.Struct, frozen=True, rename="camel"):
     resource_version: str
+    annotations: dict[str, str] | None = None
 
 
 class _Lease(msgspec.Struct, frozen=True):
@@ -87,6 +90,9 @@ class LeaseHolder:
         self._observed: _Lease | None = None
         self._observed_at = 0.0
         self._held_until: float | None = None
+        self._terms = 0
+        self._interrupted = True
+        """Whether somebody else may have held it since we did."""
         self._acquired = asyncio.Event()
         self._lost = asyncio.Event()
 
@@ -100,6 +106,29 @@ class LeaseHolder:
         """Whoever held it when it was last seen; "" for nobody."""
         return (self._observed.spec.holder_identity or "") if self._observed is not None else ""
 
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        """Its annotations when it was last seen; whoever waits for it sees them as often as the holder."""
+        return (self._observed.metadata.annotations or {}) if self._observed is not None else {}
+
+    async def annotate(self, key: str, change: Callable[[str], str]) -> str:
+        """
+        Change one annotation, from what it is now ("" for none), and return what was stored.
+
+        Raises ConflictError if somebody wrote to the Lease meanwhile, and any other KubeError.
+        """
+        found = _decoded(await self._api.get(LEASES, self._name, self._namespace))
+        value = change((found.metadata.annotations or {}).get(key, ""))
+        meta = {"resourceVersion": found.metadata.resource_version, "annotations": {key: value}}
+        after = _decoded(await self._api.patch(LEASES, self._name, {"metadata": meta}, self._namespace))
+        self._observe(after)
+        return self.annotations.get(key, "")
+
+    @property
+    def term(self) -> Term:
+        """The time of holding it that goes on now, or was the last."""
+        return Term(self, self._terms)
+
     async def wait_held(self) -> None:
         """Wait until it is ours."""
         while not self.held:
@@ -107,8 +136,13 @@ class LeaseHolder:
             await self._acquired.wait()
 
     async def wait_lost(self) -> None:
-        """Wait until it is surely ours no longer; returns at once if it is not."""
-        while self._held_until is not None and (left := self._held_until - self._clock.monotonic()) > 0:
+        """Wait until it is surely ours no longer, or was not for a while; returns at once if it is not."""
+        term = self._terms
+        while (
+            self._terms == term
+            and self._held_until is not None
+            and (left := self._held_until - self._clock.monotonic()) > 0
+        ):
             waits = (asyncio.ensure_future(self._clock.sleep(left)), asyncio.ensure_future(self._lost.wait()))
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -161,6 +195,10 @@ class LeaseHolder:
         # Counted from before the request: others count from when they see its effect, which is later.
         sent = self._clock.monotonic()
         self._observe(await self._write(self._record()))
+        if self._interrupted:
+            self._terms += 1
+            self._interrupted = False
+            self._lost.set()  # for those who wait for the end of the term before and were never told of it
         self._held_until = sent + self._renew
         self._lost.clear()
         self._acquired.set()
@@ -168,6 +206,7 @@ class LeaseHolder:
 
     def _lose(self) -> None:
         self._held_until = None
+        self._interrupted = True
         self._acquired.clear()
         self._lost.set()
 
@@ -209,6 +248,8 @@ class LeaseHolder:
         if lease is None or self._observed is None or lease.spec != self._observed.spec:
             self._observed_at = self._clock.monotonic()
         self._observed = lease
+        if self.holder != self.identity:
+            self._interrupted = True
 
     def _expired(self) -> bool:
         theirs = (self._observed.spec.lease_duration_seconds if self._observed is not None else None) or 0
@@ -226,6 +267,23 @@ class LeaseHolder:
                 self._log.info("lease given back")
                 return
         self._log.info("lease not given back; it expires by itself")
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """
+    One time of holding a lease.
+
+    Whoever slept through the end of it must not go on when the lease is theirs again: meanwhile another may have led.
+    """
+
+    lease: LeaseHolder
+    number: int
+
+    @property
+    def held(self) -> bool:
+        """Whether the lease is surely ours at this moment, and was all the time since the term began."""
+        return self.lease.held and self.lease.term.number == self.number
 
 
 def _decoded(raw: msgspec.Raw) -> _Lease:

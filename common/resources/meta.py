@@ -16,6 +16,7 @@ PIN: Final = f"{GROUP}/pin"
 PARKED: Final = f"{GROUP}/parked"
 FENCE: Final = f"{GROUP}/fence"
 RECONCILE_AT: Final = f"{GROUP}/reconcile-at"
+LEVERS_OFF: Final = f"{GROUP}/levers-off"
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 

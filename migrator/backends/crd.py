@@ -227,6 +227,8 @@ class CrdBackend:
     # --- one volume ----------------------------------------------------------------------------------------------
 
     async def read(self, volume: str, pools: Iterable[str]) -> Reading:
+        if not self._volumes_at.version:  # what is not found at an unknown place is not gone
+            raise BackendError(f"MayastorVolume {volume} could not be read: {self._capabilities.detail}")
         raw = await self._ask(f"MayastorVolume {volume}", self._api.get(self._volumes_at, volume, self._namespace))
         item = _decoded(_volume, raw, f"MayastorVolume {volume}") if raw is not None else None
         names = {*pools, *(replica.pool for replica in replicas_of(item))}
