@@ -2,7 +2,8 @@
 Heat, asked of the scorer.
 
 One stream per question brings every volume; questions for the same window at the same time share one. A scorer that
-does not answer in time is not an error of the caller's: its heat is then UNAVAILABLE for all, which moves nothing.
+does not answer in time is not an error of the caller's: its heat is then UNAVAILABLE for all, which moves nothing. Nor
+does a caller in a hurry take the answer from the others: it stops waiting, and the question goes on.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from couchestor.scorer.v1 import scorer_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from common.durations import format_duration
 from common.logs import Logger
 from common.rpc.errors import describe
 from planner.core.world import HeatQuality, HeatScore, HeatSnapshot, unknown_heat
@@ -43,13 +45,21 @@ class HeatReader:
         self._log = log
         self._asking: dict[timedelta, asyncio.Task[HeatSnapshot]] = {}
 
-    async def read(self, window: timedelta) -> HeatSnapshot:
-        """Read the heat of every volume over a window; UNAVAILABLE, with the problem, where that fails."""
+    async def read(self, window: timedelta, *, patience_seconds: float | None = None) -> HeatSnapshot:
+        """
+        Read the heat of every volume over a window; UNAVAILABLE, with the problem, where that fails.
+
+        Waits at most for its own time-out, or for the given patience.
+        """
         asking = self._asking.get(window)
         if asking is None:
             asking = self._asking[window] = asyncio.create_task(self._ask(window))
             asking.add_done_callback(lambda _: self._asking.pop(window, None))
-        return await asyncio.shield(asking)
+        await asyncio.wait({asking}, timeout=patience_seconds)  # who is cancelled here leaves the question be
+        if asking.done():
+            return asking.result()
+        waited = format_duration(timedelta(seconds=round(patience_seconds or 0.0, 1)))
+        return unknown_heat(window, f"the scorer has not answered within {waited}, which is what the caller allows for")
 
     async def close(self) -> None:
         """End questions under way."""
@@ -71,12 +81,12 @@ class HeatReader:
                     scores[score.volume_id] = heat_from(score, whole, window)
         except grpc.aio.AioRpcError as error:
             problem = f"the scorer cannot be asked: {describe(error)}"
-            self._log.warning("no heat, nothing will move on it", window=str(window), error=describe(error))
+            self._log.warning("no heat, nothing will move on it", window=format_duration(window), error=describe(error))
             return unknown_heat(window, problem)
         absent = whole if whole in _WORSE else HeatQuality.NO_DATA
         problem = "" if whole is not HeatQuality.UNAVAILABLE else "the scorer has no heat from Prometheus"
         if whole in _WORSE:
-            self._log.warning("heat is not fresh", window=str(window), quality=whole.value)
+            self._log.warning("heat is not fresh", window=format_duration(window), quality=whole.value)
         return HeatSnapshot(HeatScore(absent, window=window, calculated_at=taken), scores, problem)
 
 

@@ -32,7 +32,11 @@ DEFAULT_PAGE: Final = 100
 
 
 class PlannerService:
-    """The logic of each call. All raise Unavailable while the cluster has not been seen once."""
+    """
+    The logic of each call. All raise Unavailable while the cluster has not been seen once.
+
+    A caller's patience in seconds, where it is given, bounds the wait for heat, which is then unavailable.
+    """
 
     def __init__(
         self, api: KubeApi, survey: Survey, reconciler: Reconciler, *, clock: Clock, min_window: timedelta
@@ -44,39 +48,44 @@ class PlannerService:
         self._clock = clock
         self._min_window = min_window
 
-    async def preview_plan(self, request: pb.PreviewPlanRequest) -> pb.PreviewPlanResponse:
+    async def preview_plan(
+        self, request: pb.PreviewPlanRequest, patience_seconds: float | None = None
+    ) -> pb.PreviewPlanResponse:
         """Plan, and start nothing. Raises InvalidArgument and NotFound."""
         self._check_synced()
         if request.WhichOneof("policy") == "spec":
             inline = policy_of(request.spec, min_window=self._min_window)
-            world = await self._world([inline])
+            world = await self._world([inline], patience_seconds)
             now = self._clock.now()
             return pb.PreviewPlanResponse(plan=plan_to(await think(world, lambda: plan_for(world, inline, now))))
         name = request.policy_name
         if not name:
             raise InvalidArgument("policy", "neither policy_name nor spec is given: name a StoragePolicy or bring one")
         self._check_policy(name)
-        planned = await self.preview(name)
+        planned = await self.preview(name, patience_seconds)
         if planned.held is not None and planned.held.reason is Reason.POLICY_INVALID:
             raise InvalidArgument("policy_name", planned.held.detail)
         return pb.PreviewPlanResponse(plan=plan_to(planned))
 
-    async def preview(self, policy: str) -> Plan:
+    async def preview(self, policy: str, patience_seconds: float | None = None) -> Plan:
         """Plan for a policy that there is."""
         known = self._cluster.policies.get(policy)
-        world = await self._world([known] if isinstance(known, Policy) else [])
+        world = await self._world([known] if isinstance(known, Policy) else [], patience_seconds)
         now = self._clock.now()
         try:
             return await think(world, lambda: plan(world, policy, now))
         except KeyError as error:
             raise NotFound(f"StoragePolicy {policy} was deleted meanwhile") from error
 
-    async def explain_volume(self, request: pb.ExplainVolumeRequest) -> pb.ExplainVolumeResponse:
+    async def explain_volume(
+        self, request: pb.ExplainVolumeRequest, patience_seconds: float | None = None
+    ) -> pb.ExplainVolumeResponse:
         """Run every check of every policy for one volume. Raises InvalidArgument and NotFound."""
         if not request.volume:
             raise InvalidArgument("volume", "a volume's name is missing: give its PV name or volumeHandle")
         self._check_synced()
-        world = await self._world([item for item in self._cluster.policies.values() if isinstance(item, Policy)])
+        policies = [item for item in self._cluster.policies.values() if isinstance(item, Policy)]
+        world = await self._world(policies, patience_seconds)
         volume = world.volume(request.volume)
         if volume is None:
             raise NotFound(f"no PersistentVolume has the name or the volumeHandle {request.volume[:253]}")
@@ -132,8 +141,9 @@ class PlannerService:
         except KubeError as error:
             raise Unavailable(f"cannot hand the reconcile of {name} to the leader: {error}") from error
 
-    async def _world(self, policies: Sequence[Policy]) -> World:
-        return await self._survey.world(policy.window for policy in policies if policy.enabled)
+    async def _world(self, policies: Sequence[Policy], patience_seconds: float | None) -> World:
+        windows = (policy.window for policy in policies if policy.enabled)
+        return await self._survey.world(windows, patience_seconds=patience_seconds)
 
     def _check_synced(self) -> None:
         if (missing := self._cluster.not_synced()) is not None:

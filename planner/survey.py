@@ -31,10 +31,11 @@ class Survey:
         self._placements = placements
         self._heat = heat
 
-    async def world(self, windows: Iterable[timedelta]) -> World:
-        """Return the world as it is, with fresh heat over these windows."""
+    async def world(self, windows: Iterable[timedelta], *, patience_seconds: float | None = None) -> World:
+        """Return the world as it is, with fresh heat over these windows, waited for at most so long."""
         asked = sorted(set(windows))
-        snapshots = await asyncio.gather(*(self._heat.read(window) for window in asked))
+        reads = (self._heat.read(window, patience_seconds=patience_seconds) for window in asked)
+        snapshots = await asyncio.gather(*reads)
         placements, problem = self._placements.read()
         return self.cluster.world(placements, problem, dict(zip(asked, snapshots, strict=True)))
 

@@ -5,17 +5,20 @@ ScorerService on gRPC: each call is handed to the service, with the time that it
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 import grpc.aio
 from couchestor.scorer.v1 import scorer_pb2 as pb
 from couchestor.scorer.v1 import scorer_pb2_grpc
 
+from common.rpc.server import patience_seconds
 from scorer.service import ScorerService
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ScorerService"].full_name
+PROMETHEUS_SHARE: Final = 0.9
+"""Of the time a caller waits, what Prometheus may take; the rest is for the answer's way back."""
 
 
 class ScorerServicer(scorer_pb2_grpc.ScorerServiceServicer):
@@ -25,26 +28,20 @@ class ScorerServicer(scorer_pb2_grpc.ScorerServiceServicer):
         self._service = service
 
     async def GetHeatScore(self, request: pb.GetHeatScoreRequest, context: Context) -> pb.GetHeatScoreResponse:
-        return await self._service.get_heat_score(request, _patience_seconds(context))
+        return await self._service.get_heat_score(request, patience_seconds(context, PROMETHEUS_SHARE))
 
     async def BatchGetHeatScores(
         self, request: pb.BatchGetHeatScoresRequest, context: Context
     ) -> pb.BatchGetHeatScoresResponse:
-        return await self._service.batch_get_heat_scores(request, _patience_seconds(context))
+        return await self._service.batch_get_heat_scores(request, patience_seconds(context, PROMETHEUS_SHARE))
 
     async def StreamHeatScores(
         self, request: pb.StreamHeatScoresRequest, context: Context
     ) -> AsyncIterator[pb.StreamHeatScoresResponse]:
-        async for response in self._service.stream_heat_scores(request, _patience_seconds(context)):
+        async for response in self._service.stream_heat_scores(request, patience_seconds(context, PROMETHEUS_SHARE)):
             yield response
 
     async def ListHottestVolumes(
         self, request: pb.ListHottestVolumesRequest, context: Context
     ) -> pb.ListHottestVolumesResponse:
-        return await self._service.list_hottest_volumes(request, _patience_seconds(context))
-
-
-def _patience_seconds(context: Context) -> float | None:
-    """Return how long Prometheus may take: a tenth less than the caller waits, so that the answer still arrives."""
-    remaining: float | None = context.time_remaining()  # typed as a float alone; None where there is no deadline
-    return None if remaining is None else max(0.0, 0.9 * remaining)
+        return await self._service.list_hottest_volumes(request, patience_seconds(context, PROMETHEUS_SHARE))

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import grpc
 import grpc.aio
@@ -120,6 +120,12 @@ class GrpcServer:
             ending.cancel()
             for task in tuple(self._telling):
                 task.cancel()
+
+
+def patience_seconds(context: grpc.aio.ServicerContext[Any, Any], share: float) -> float | None:
+    """Return that share of the time that a caller still waits; None where it has no deadline."""
+    remaining: float | None = context.time_remaining()  # typed as a float alone
+    return None if remaining is None else max(0.0, share * remaining)
 
 
 def _allowed(addr: Addr, *, insecure_bind: bool) -> Addr:

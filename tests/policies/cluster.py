@@ -54,6 +54,8 @@ class FakeScorer(scorer_pb2_grpc.ScorerServiceServicer):
     quality: scorer_pb2.HeatQuality.ValueType = scorer_pb2.HEAT_QUALITY_OK
     fails: RpcError | None = None
     silent: bool = False
+    held: asyncio.Event | None = None
+    """What an answer waits for."""
     asked: list[float] = field(default_factory=list)
     """Windows in seconds."""
 
@@ -63,6 +65,8 @@ class FakeScorer(scorer_pb2_grpc.ScorerServiceServicer):
             raise self.fails
         if self.silent:
             await asyncio.sleep(3600)
+        if self.held is not None:
+            await self.held.wait()
         now = stamp(datetime.now(UTC))
         chunks = [list(self.scores.items())[n : n + 2] for n in range(0, max(1, len(self.scores)), 2)]
         for chunk in chunks:

@@ -263,6 +263,23 @@ async def test_one_who_gives_up_does_not_take_the_answer_from_the_others(reading
         await hasty
 
 
+async def test_one_in_a_hurry_is_answered_in_time_and_leaves_the_question_to_the_others(
+    reading: tuple[Stage, HeatReader],
+) -> None:
+    stage, reader = reading
+    stage.scorer.held = asyncio.Event()
+    patient = asyncio.create_task(reader.read(HOUR))
+    hasty = await reader.read(HOUR, patience_seconds=0.1)
+    assert (hasty.absent.quality, hasty.problem) == (
+        HeatQuality.UNAVAILABLE,
+        "the scorer has not answered within 100ms, which is what the caller allows for",
+    )
+    assert not patient.done()
+    stage.scorer.held.set()
+    assert (await patient).absent.quality is HeatQuality.NO_DATA
+    assert len(stage.scorer.asked) == 1
+
+
 async def test_a_snapshot_without_volumes_says_how_good_it_is(reading: tuple[Stage, HeatReader]) -> None:
     stage, reader = reading
     assert (await reader.read(HOUR)).absent.quality is HeatQuality.NO_DATA
