@@ -190,7 +190,7 @@ class ChoosingBackend:
     async def read(self, volume: str, pools: Iterable[str]) -> Reading:
         return await self._one().read(volume, pools)
 
-    async def perform(self, write: VolumeWrite, seen: VolumeSeen) -> Result:
+    async def perform(self, write: VolumeWrite, seen: VolumeSeen | None) -> Result:
         return await self._one().perform(write, seen)
 
 

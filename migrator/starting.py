@@ -7,7 +7,7 @@ The same request has the same record, whoever writes it and however often.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -24,7 +24,7 @@ from common.kube.api import (
     NotFoundError,
 )
 from common.logs import Logger
-from common.placement import Move
+from common.placement import Move, Refusal
 from common.reasons import Reason
 from common.resources.migration import MigrationSpec, MigrationState, MoveSource, MoveSpec, PolicyRef, VolumeMigration
 from common.rpc.errors import (
@@ -39,7 +39,7 @@ from common.rpc.errors import (
 from migrator import messages
 from migrator.core import refusals
 from migrator.core.model import VolumeSeen
-from migrator.core.targets import choose_pool
+from migrator.core.targets import choose_moves
 from migrator.fanout import MigrationFeed
 from migrator.journal import decode_migration
 from migrator.placements import Placements
@@ -128,6 +128,7 @@ class Starter:
         self._refuse_second(pv_name)
         moves = self._moves(request, pv_name, seen)
         self._refuse(pv_name, seen, moves)
+        self._check_backend()
         self._hold()
         policy = request.policy if request.HasField("policy") else None
         return MigrationSpec(
@@ -145,10 +146,8 @@ class Starter:
 
     def _volume(self, volume: str) -> tuple[str, VolumeSeen]:
         placements = self._placements
-        capabilities = placements.backend.capabilities
         if not placements.synced:
-            if not capabilities.can_migrate:
-                raise FailedPrecondition(Reason.BACKEND_UNABLE, capabilities.detail)
+            self._check_backend()
             raise Unavailable("the placements of volumes are not known yet; try again")
         pv_name = placements.name_of(volume)
         seen = placements.backend.volumes.get(pv_name) if pv_name is not None else None
@@ -164,18 +163,25 @@ class Starter:
                 for m in request.moves.moves
             )
         subject = self._placements.subject(pv_name, seen)
-        broken = refusals.of_volume(subject)
+        broken = [each for each in self._placements.backend.refusals(subject) if each.target_pool is None]
         if broken:
             raise FailedPrecondition(broken[0].reason, f"{pv_name}: {broken[0].detail}")
-        source = seen.replicas[0]
-        pool = request.pool if target == "pool" else self._pool_of_tier(request.tier, subject)
-        return (Move(source.pool, pool, source.uuid),)
+        if target == "tier":
+            return self._moves_to_tier(request.tier, subject)
+        if len(seen.replicas) != 1:
+            raise InvalidArgument("pool", f"{pv_name} has {len(seen.replicas)} replicas: name a tier, or the moves")
+        return (Move(seen.replicas[0].pool, request.pool, seen.replicas[0].uuid),)
 
-    def _pool_of_tier(self, tier: str, subject: refusals.Subject) -> str:
-        chosen = choose_pool(tier, subject, self._placements.backend.pools.values(), self._reserved())
-        if isinstance(chosen, str):
-            return chosen
-        raise FailedPrecondition(chosen.reason, f"{subject.name}: {chosen.detail}")
+    def _moves_to_tier(self, tier: str, subject: refusals.Subject) -> tuple[Move, ...]:
+        backend = self._placements.backend
+
+        def refuse(moves: Sequence[Move]) -> Refusal | None:
+            return next(iter(backend.refusals_of_moves(subject, moves)), None)
+
+        chosen = choose_moves(tier, subject, backend.pools.values(), self._reserved(), refuse)
+        if isinstance(chosen, Refusal):
+            raise FailedPrecondition(chosen.reason, f"{subject.name}: {chosen.detail}")
+        return chosen
 
     def _reserved(self) -> Mapping[str, int]:
         """Sum up what migrations under way or waiting have been promised on each pool and do not take yet."""
@@ -204,6 +210,11 @@ class Starter:
         if found[0].reason is Reason.POOL_NOT_FOUND:
             raise NotFound(f"{pv_name}: {found[0].detail}")
         raise FailedPrecondition(found[0].reason, f"{pv_name}: {found[0].detail}")
+
+    def _check_backend(self) -> None:
+        capabilities = self._placements.backend.capabilities
+        if not capabilities.can_migrate:
+            raise FailedPrecondition(Reason.BACKEND_UNABLE, capabilities.detail)
 
     def _hold(self) -> None:
         if self._limits.max_concurrent == 0:
