@@ -21,8 +21,8 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup ## move volumes on a cluster in a box (CLUSTER=real, KEEP=1)
-	@$(BIN)/python -m sandbox.demo $(if $(filter real,$(CLUSTER)),--cluster real) $(if $(KEEP),--keep)
+demo: setup ## move volumes on a cluster in a box (BACKEND=rest, CLUSTER=real, KEEP=1)
+	@$(BIN)/python -m sandbox.demo $(if $(BACKEND),--backend $(BACKEND)) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(KEEP),--keep)
 
 test: setup ## run every test this machine can run (REQUIRE_REAL=1: skip none)
 	@REQUIRE_REAL=$(REQUIRE_REAL) $(BIN)/pytest $(ARGS)

@@ -19,9 +19,10 @@ from rich.console import Console
 
 from common.clock import SystemClock
 from common.kube.api import KubeError
+from common.resources.migration import BackendKind
 from sandbox.demo.board import Board, follow
 from sandbox.demo.clusters import ClusterKind
-from sandbox.demo.environment import Environment, ServiceDiedError, Setup
+from sandbox.demo.environment import Environment, ServiceDiedError, Setup, usual
 from sandbox.demo.report import summary, tell
 from sandbox.demo.story import play
 from sandbox.demo.view import WIDTH_IN_A_PIPE, View
@@ -34,11 +35,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FAILURES = (ServiceDiedError, ProcessError, ControlPlaneError, ToolMissingError, KubeError, OSError)
 
 
-async def demo(cluster: ClusterKind, *, keep: bool, patience_seconds: float, console: Console) -> int:
+async def demo(setup: Setup, *, keep: bool, patience_seconds: float, console: Console) -> int:
     """Play it; returns the exit code. The logs stay only where something went wrong."""
     clock = SystemClock()
     begun = clock.monotonic()
-    board, setup = Board(), Setup(cluster=cluster, restart_killed=keep)
+    board = Board()
     with View(console, setup.scenario, board, lambda: clock.monotonic() - begun) as view:
         environment = Environment(setup, clock=clock, say=view.say)
         try:
@@ -77,9 +78,8 @@ async def _until_interrupted(environment: Environment) -> None:
 
 async def _run(arguments: argparse.Namespace, console: Console) -> int:
     """Run the demo so that a signal cancels it, and everything that was started is stopped in order."""
-    task = asyncio.create_task(
-        demo(arguments.cluster, keep=arguments.keep, patience_seconds=arguments.patience, console=console)
-    )
+    setup = usual(arguments.cluster, arguments.backend, restart_killed=arguments.keep)
+    task = asyncio.create_task(demo(setup, keep=arguments.keep, patience_seconds=arguments.patience, console=console))
     interrupted: list[int] = []
 
     def interrupt(number: int) -> None:
@@ -106,6 +106,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=tuple(ClusterKind),
         default=ClusterKind.BOX,
         help="box: nothing but this project; real: kube-apiserver, etcd and Prometheus (see make tools)",
+    )
+    parser.add_argument(
+        "--backend",
+        type=BackendKind,
+        choices=tuple(BackendKind),
+        default=BackendKind.CRD,
+        help="crd: Mayastor by MayastorVolume resources; rest: by the REST API of its control plane",
     )
     parser.add_argument("--keep", action="store_true", help="leave everything up at the end, until Ctrl-C")
     parser.add_argument("--patience", type=float, default=90.0, metavar="SECONDS", help="give up after (default 90)")

@@ -7,7 +7,7 @@ Both give the same two things, a kubeconfig and the address of a Prometheus, and
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -27,7 +27,10 @@ from sandbox.world.applications import Applications
 from sandbox.world.store import Store
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-CRDS: Final = (ROOT / "helm" / "couchestor" / "crds", ROOT / "sandbox" / "crds")
+OUR_CRDS: Final = ROOT / "helm" / "couchestor" / "crds"
+CRDS: Final = (OUR_CRDS, ROOT / "sandbox" / "crds")
+REST_CRDS: Final = (OUR_CRDS, ROOT / "sandbox" / "crds" / "diskpools.yaml")
+"""Of a cluster whose Mayastor has its volumes behind its REST API: no MayastorVolume is served there."""
 SCRAPE: Final = timedelta(milliseconds=250)
 
 
@@ -67,14 +70,16 @@ class Metrics:
 
 
 @contextlib.asynccontextmanager
-async def kubernetes(kind: ClusterKind, directory: Path, clock: Clock, rng: Random) -> AsyncIterator[KubernetesApi]:
+async def kubernetes(
+    kind: ClusterKind, directory: Path, clock: Clock, rng: Random, crds: Sequence[Path] = CRDS
+) -> AsyncIterator[KubernetesApi]:
     """Run an API server that serves our resources and Mayastor's."""
     if kind is ClusterKind.REAL:
         async with ControlPlane() as plane:
-            await plane.install_crds(CRDS)
+            await plane.install_crds(crds)
             yield KubernetesApi(plane.url, plane.kubeconfig, "kube-apiserver and etcd", (plane.api_server, plane.etcd))
         return
-    store = Store(now=clock.now, rng=rng, crds=CRDS)
+    store = Store(now=clock.now, rng=rng, crds=crds)
     async with KubeFront(store) as front:
         kubeconfig = front.write_kubeconfig(directory / "kubeconfig")
         yield KubernetesApi(front.url, kubeconfig, "an emulated API server")

@@ -25,17 +25,18 @@ from couchestor.scorer.v1 import scorer_pb2_grpc
 from common.clock import Clock, SystemClock
 from common.durations import parse_duration
 from common.kube.http import HttpKubeApi
+from common.resources.migration import BackendKind
 from common.rpc.channel import open_channel
 from sandbox.demo import clusters, resources
 from sandbox.demo.clusters import ClusterKind, KubernetesApi, Metrics
 from sandbox.demo.invariants import Limits
 from sandbox.demo.observer import Observer
-from sandbox.demo.scenario import DEMO, GIB, SEED, Scenario, sim_volume, workload
-from sandbox.demo.services import FULL_NAMES, Name, Ports, Tempo, service, settings_of
+from sandbox.demo.rest_scenario import REST_DEMO
+from sandbox.demo.scenario import DEMO, SEED, Scenario, workload
+from sandbox.demo.services import FULL_NAMES, REST_TEMPO, Name, Ports, Tempo, service, settings_of
+from sandbox.demo.storage import LEVER_SECONDS, Ground, Storage, open_storage
 from sandbox.real.process import Process
 from sandbox.world.applications import Applications, Whereabouts
-from sandbox.world.driver import Driver, DriverSettings
-from sandbox.world.mayastor import Faults, Settings
 
 WARM_UP_SECONDS: Final = 1.0
 NAMESPACES: Final = ("mayastor", "couchestor")
@@ -61,9 +62,17 @@ class Setup:
     """More environment variables of a service."""
     restart_killed: bool = False
     """Start a service again that somebody killed or stopped, as a kubelet would; one that fails is a failure."""
+    backend: BackendKind = BackendKind.CRD
+    """What Mayastor is asked through."""
     tick_seconds: float = 0.15
     directory: Path | None = None
     """Where logs and the kubeconfig go; a temporary place of its own if None. It is left there."""
+
+
+def usual(cluster: ClusterKind, backend: BackendKind, *, restart_killed: bool = False) -> Setup:
+    """The demo as it is played on a cluster and behind a backend."""
+    scenario, tempo = (REST_DEMO, REST_TEMPO) if backend is BackendKind.REST else (DEMO, Tempo())
+    return Setup(cluster, scenario, tempo, backend=backend, restart_killed=restart_killed)
 
 
 class Environment:
@@ -94,7 +103,7 @@ class Environment:
         self.kubernetes: KubernetesApi
         self.metrics: Metrics
         self.api: HttpKubeApi
-        self.driver: Driver
+        self.storage: Storage
         self.applications: Applications
         self.observer: Observer
 
@@ -178,45 +187,33 @@ class Environment:
             if cluster is ClusterKind.REAL
             else "starting a cluster in a box"
         )
-        self.kubernetes = await enter(clusters.kubernetes(cluster, self.directory, self.clock, self._rng))
+        crds = clusters.REST_CRDS if self.setup.backend is BackendKind.REST else clusters.CRDS
+        self.kubernetes = await enter(clusters.kubernetes(cluster, self.directory, self.clock, self._rng, crds))
         self.api = await enter(HttpKubeApi.connect(str(self.kubernetes.kubeconfig)))
         await self._install()
         self.applications = Applications(map(workload, self.scenario.volumes), self.clock, self._whereabouts)
         self.metrics = await enter(clusters.metrics(cluster, self.clock, self.applications))
         self._measured_since = self.clock.monotonic()
         self.observer = Observer(
-            self.api, lambda: self.driver.state, self._limits(), clock=self.clock, heat_answers=self.metrics.answers
+            self.api, self.storage.look, self._limits(), clock=self.clock, heat_answers=self.metrics.answers
         )
-        self._in_background(self.driver.run(), "mayastor simulator")
+        self._in_background(self.storage.run(), "mayastor simulator")
         await self.observer.look()
         self._in_background(self.observer.run(), "observer")
         self._say("starting scorer, planner, migrator")
         await self._start_services()
 
     async def _install(self) -> None:
-        scenario = self.scenario
-        faults = Faults(
-            failing_rebuilds=frozenset(volume.name for volume in scenario.volumes if volume.failing),
-            stalled_rebuilds=frozenset(volume.name for volume in scenario.volumes if volume.stalled),
-        )
-        self.driver = Driver(
-            self.api,
-            clock=self.clock,
-            rng=self._rng,
-            settings=Settings(
-                rebuild_bytes_per_second=scenario.rebuild_gib_per_second * GIB,
-                faults=faults,
-            ),
-            driver_settings=DriverSettings(tick_seconds=self.setup.tick_seconds),
-            warn=self._say,
-        )
         await resources.create_namespaces(self.api, NAMESPACES)
-        await self.driver.install(scenario.pools, map(sim_volume, scenario.volumes))
-        await resources.create_volumes(self.api, scenario.volumes, self.clock.now())
+        ground = Ground(self.api, self.scenario, self.clock, self._rng, self.setup.tick_seconds, self._say)
+        self.storage = await self._stack.enter_async_context(open_storage(self.setup.backend, ground))
+        if self.storage.url:
+            self._say(f"Mayastor's REST API, simulated: {self.storage.url}/v0")
+        await resources.create_volumes(self.api, self.scenario.volumes, self.clock.now())
 
     async def _start_services(self) -> None:
         for name in Name:
-            settings = settings_of(name, self.ports, self.setup.tempo, self.metrics.url)
+            settings = settings_of(name, self.ports, self.setup.tempo, self.metrics.url, self.storage.environment)
             settings.update(self.setup.extra.get(name, {}))
             log = self.directory / f"{name}.log"
             self.services[name] = service(name, self.ports, settings, self.kubernetes.kubeconfig, log)
@@ -248,7 +245,7 @@ class Environment:
         self._stack.push_async_callback(stop)
 
     def _whereabouts(self, volume: str) -> Whereabouts:
-        state = self.driver.state.volumes.get(volume)
+        state = self.storage.state.volumes.get(volume)
         if state is None or not state.replicas:
             return Whereabouts()
         return Whereabouts(pool=state.replicas[0].pool, node=state.target_node or "")
@@ -262,6 +259,8 @@ class Environment:
             max_of_policy={
                 name: spec.get("maxConcurrentMigrations", 2) for name, spec in self.scenario.policies.items()
             },
+            two_reads_seconds=self.storage.two_reads_seconds,
+            lever_seconds=LEVER_SECONDS,
             # A score is taken for fresh until it has to be fetched again, and the plan made of it is acted on next.
             heat_memory_seconds=tempo.heat_cache_seconds + tempo.reconcile_seconds + tempo.prometheus_timeout_seconds,
             never_demoted=self.scenario.used_without_metrics,

@@ -1,10 +1,10 @@
 """
 What must never be seen, checked by looking at the world and nothing else.
 
-A snapshot is what the resources and the storage are at one moment. `check` compares it with what was seen before and
-names every violation of the product's promises. It knows nothing of how the services work, so it cannot share their
-mistakes; and it accuses only where the order in which a snapshot was read leaves no innocent explanation: migrations
-first, then PersistentVolumes, then volumes.
+`check` compares a snapshot with what was seen before and names every violation of the product's promises. It knows
+nothing of how the services work, so it cannot share their mistakes; and it accuses only where the order in which a
+snapshot was read leaves no innocent explanation: migrations first, then PersistentVolumes, then the storage. What is
+set on nodes and pools to steer Mayastor is looked at in levers.py.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from math import inf
 
 from common.reasons import Reason
 from common.resources.migration import MigrationState
+from sandbox.demo.snapshot import SeenMigration, SeenVolume, Snapshot
 
 
 class Promise(StrEnum):
@@ -29,7 +30,7 @@ class Promise(StrEnum):
     ONE_MIGRATION_A_VOLUME = "a volume has one active migration at a time"
     CAPS_HELD = "no more migrations are active than the caps allow"
     UNKNOWN_IS_NOT_COLD = "a volume whose heat is not known is not demoted"
-    NOTHING_LEAKED = "after its end a migration leaves count, topology and fence as they were"
+    NOTHING_LEAKED = "after its end a migration leaves all as it was, but for its replicas"
     ABORT_RESTORES = "an aborted migration leaves the original replicas"
     COMPLETED_IS_MOVED = "a completed migration has its volume on the target, and off the source"
     COOLDOWN_RECORDED = "a completed migration is recorded on its PersistentVolume"
@@ -37,90 +38,8 @@ class Promise(StrEnum):
     DRY_RUN_WRITES_NOTHING = "a dry run writes nothing"
     WRITES_ARE_JOURNALED = "a volume is written only by a migration that is on record"
     PRESERVATION_KEEPS_SOURCE = "with preservation the source stays"
-
-
-@dataclass(frozen=True, slots=True)
-class SeenReplica:
-    """One copy of a volume."""
-
-    identity: str
-    pool: str
-    synced: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SeenVolume:
-    """One volume: what is written of it, and the copies it has."""
-
-    replica_count: int
-    topology: str = ""
-    """spec.topology as canonical JSON; empty where there is none."""
-    fence: str = ""
-    replicas: tuple[SeenReplica, ...] = ()
-
-    @property
-    def written(self) -> tuple[int, str, str]:
-        return self.replica_count, self.topology, self.fence
-
-    @property
-    def synced(self) -> frozenset[str]:
-        return frozenset(r.identity for r in self.replicas if r.synced)
-
-    @property
-    def pools(self) -> frozenset[str]:
-        return frozenset(r.pool for r in self.replicas)
-
-
-@dataclass(frozen=True, slots=True)
-class SeenMigration:
-    """One migration's record."""
-
-    name: str
-    volume: str
-    state: MigrationState
-    reason: str = ""
-    policy: str = ""
-    sources: frozenset[str] = frozenset()
-    targets: frozenset[str] = frozenset()
-    dry_run: bool = False
-    created: datetime | None = None
-
-    @property
-    def active(self) -> bool:
-        return not self.state.terminal and self.state is not MigrationState.PENDING
-
-
-@dataclass(frozen=True, slots=True)
-class SeenPv:
-    """What matters of a PersistentVolume."""
-
-    last_migration: datetime | None = None
-    parked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SeenPool:
-    """What matters of a pool."""
-
-    node: str
-    cold: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The world at one moment; times are seconds of one monotonic clock."""
-
-    begun: float
-    ended: float
-    volumes: Mapping[str, SeenVolume] = field(default_factory=dict)
-    migrations: Mapping[str, SeenMigration] = field(default_factory=dict)
-    pvs: Mapping[str, SeenPv] = field(default_factory=dict)
-    pools: Mapping[str, SeenPool] = field(default_factory=dict)
-    heat_dark_seconds: float = 0.0
-    """For how long the metrics could not be read; 0 while they can."""
-
-    def of(self, volume: str) -> Iterator[SeenMigration]:
-        return (m for m in self.migrations.values() if m.volume == volume)
+    LEVERS_LET_GO = "what is set on nodes and pools to steer Mayastor is taken back within seconds"
+    ONE_STEERS = "one migration at a time steers Mayastor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +52,8 @@ class Limits:
     max_of_policy: Mapping[str, int] = field(default_factory=dict)
     two_reads_seconds: float = 1.0
     """At least so far apart are the two reads before a removal."""
+    lever_seconds: float = 10.0
+    """For so long at most is anything set on nodes and pools."""
     heat_memory_seconds: float = 0.0
     """For how long after the metrics went dark an older score still counts as fresh."""
     never_demoted: frozenset[str] = frozenset()

@@ -1,9 +1,9 @@
 """
 A pair of eyes that trusts nobody: it reads the world itself, several times a second, and keeps what it saw broken.
 
-It asks the API server for the records and for what is written of volumes, and the simulated storage for the copies that
-really are there. It asks no service anything. How often it managed to look is part of what it tells: an observer that
-was blind saw nothing unsafe either.
+It asks the API server for the records, and looks at the storage itself for what is written of volumes and for the
+copies that really are there (see eyes.py). It asks no service anything. How often it managed to look is part of what it
+tells: an observer that was blind saw nothing unsafe either.
 """
 
 from __future__ import annotations
@@ -12,35 +12,22 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
 from common.clock import Clock
-from common.kube.api import PERSISTENT_VOLUMES, VOLUME_MIGRATIONS, KubeApi, KubeError, Resource
-from common.placement import Tier
-from common.resources.meta import FENCE, LAST_MIGRATION, PARKED, ObjectMeta
+from common.kube.api import PERSISTENT_VOLUMES, VOLUME_MIGRATIONS, KubeApi, KubeError
+from common.resources.meta import LAST_MIGRATION, PARKED, ObjectMeta
 from common.resources.migration import AdmittedSettings, MigrationSpec, MigrationState
-from common.resources.volume import MayastorVolume, PersistentVolume
-from sandbox.demo.invariants import (
-    Limits,
-    Memory,
-    SeenMigration,
-    SeenPool,
-    SeenPv,
-    SeenReplica,
-    SeenVolume,
-    Snapshot,
-    Violation,
-    check,
-)
-from sandbox.world.driver import MAYASTOR_VOLUMES
-from sandbox.world.mayastor import State
+from common.resources.volume import PersistentVolume
+from sandbox.demo.eyes import Look, read_all
+from sandbox.demo.invariants import Limits, Memory, Violation, check
+from sandbox.demo.levers import LeverMemory, check_levers, still_pulled
+from sandbox.demo.snapshot import SeenMigration, SeenPv, Snapshot
 
 LOOK_SECONDS: Final = 0.2
 PROBE_SECONDS: Final = 0.5
-
-T = TypeVar("T")
 
 
 class RecordStatus(msgspec.Struct, frozen=True):
@@ -65,21 +52,20 @@ class Observer:
     def __init__(
         self,
         api: KubeApi,
-        truth: Callable[[], State],
+        storage: Look,
         limits: Limits,
         *,
         clock: Clock,
         heat_answers: Callable[[], Awaitable[bool]],
-        namespace: str = "mayastor",
     ) -> None:
-        """`truth` is the storage as it is; `heat_answers` whether the metrics can be read at this moment."""
+        """`storage` looks at it as it is; `heat_answers` whether the metrics can be read at this moment."""
         self._api = api
-        self._truth = truth
+        self._storage = storage
         self._clock = clock
         self._heat_answers = heat_answers
-        self._namespace = namespace
         self._heat_seen = clock.monotonic()
         self._memory = Memory()
+        self._levers = LeverMemory()
         self._looking = asyncio.Lock()
         self.limits = limits
         self.violations: list[Violation] = []
@@ -109,27 +95,38 @@ class Observer:
     async def _look(self) -> Snapshot:
         begun = self._clock.monotonic()
         # The order matters: see invariants.
-        migrations = await self._read(VOLUME_MIGRATIONS, Record)
-        pvs = await self._read(PERSISTENT_VOLUMES, PersistentVolume)
-        volumes = await self._read(MAYASTOR_VOLUMES, MayastorVolume, self._namespace)
-        truth = self._truth()
+        migrations = await read_all(self._api, VOLUME_MIGRATIONS, Record)
+        pvs = await read_all(self._api, PERSISTENT_VOLUMES, PersistentVolume)
+        storage = await self._storage()
         snapshot = Snapshot(
             begun=begun,
             ended=self._clock.monotonic(),
-            volumes={item.metadata.name: seen_volume(item, truth) for item in volumes},
+            volumes=storage.volumes,
             migrations={item.metadata.name: seen_migration(item) for item in migrations},
             pvs={item.metadata.name: seen_pv(item) for item in pvs},
-            pools={p.name: SeenPool(p.node, p.labels.get("tier") == Tier.COLD) for p in truth.pools.values()},
+            pools=storage.pools,
+            settings=storage.settings,
             heat_dark_seconds=max(0.0, begun - self._heat_seen - PROBE_SECONDS),
         )
         if self.last is not None:
             self.longest_gap_seconds = max(self.longest_gap_seconds, snapshot.begun - self.last.begun)
         self._memory, violations = check(self._memory, snapshot, self.limits)
-        self.violations += violations
-        for violation in violations:
-            self.on_violation(violation)
+        self._tell(violations)
+        self._levers, violations = check_levers(self._levers, snapshot, self.limits)
+        self._tell(violations)
         self.looks += 1
         return snapshot
+
+    async def finish(self) -> None:
+        """Look once more, when all is over: nothing may be left then. Raises KubeError."""
+        await self.look()
+        self._tell(still_pulled(self._levers))
+
+    def _tell(self, violations: tuple[Violation, ...]) -> None:
+        for violation in violations:
+            if violation not in self.violations:
+                self.violations.append(violation)
+                self.on_violation(violation)
 
     async def probe_heat(self) -> None:
         """See once whether the metrics can be read."""
@@ -140,28 +137,6 @@ class Observer:
         while True:
             await self.probe_heat()
             await self._clock.sleep(PROBE_SECONDS)
-
-    async def _read(self, resource: Resource, type_: type[T], namespace: str | None = None) -> list[T]:
-        items: list[T] = []
-        token = ""
-        while True:
-            page = await self._api.list_page(resource, namespace, continue_token=token)
-            items += (msgspec.json.decode(raw, type=type_) for raw in page.items)
-            token = page.continue_token
-            if not token:
-                return items
-
-
-def seen_volume(resource: MayastorVolume, truth: State) -> SeenVolume:
-    """What is written comes from the resource, the copies from the storage."""
-    held = truth.volumes.get(resource.metadata.name)
-    topology = resource.spec.topology
-    return SeenVolume(
-        replica_count=resource.spec.num_replicas,
-        topology=msgspec.json.encode(topology, order="sorted").decode() if topology is not None else "",
-        fence=resource.metadata.annotation(FENCE) or "",
-        replicas=tuple(SeenReplica(r.uuid, r.pool, synced=r.usable) for r in (held.replicas if held else ())),
-    )
 
 
 def seen_migration(resource: Record) -> SeenMigration:

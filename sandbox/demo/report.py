@@ -43,7 +43,7 @@ def volumes_table(environment: Environment, board: Board, outcome: Outcome) -> T
     by_volume = {migration.volume: migration for migration in outcome.migrations}
     for volume in environment.scenario.volumes:
         migration = by_volume.get(volume.name)
-        held = environment.driver.state.volumes.get(volume.name)
+        held = environment.storage.state.volumes.get(volume.name)
         after = sorted(replica.pool for replica in held.replicas) if held else []
         table.add_row(
             volume.name,
@@ -84,6 +84,19 @@ def phases(migration: migrator.Migration) -> str:
 
 def commands(environment: Environment) -> Iterator[str]:
     """Calls to try while everything is up: by reflection alone, on volumes that are there."""
+    yield from _of_services(environment)
+    if environment.storage.url:
+        yield from _of_rest(environment)
+
+
+def _of_rest(environment: Environment) -> Iterator[str]:
+    """Mayastor's own answers: where a volume's replicas are, which nodes are closed, what the pools are labelled."""
+    moving = next(volume for volume in environment.scenario.volumes if isinstance(volume.expected, Moves))
+    for path in (f"volumes/{moving.handle}", "nodes", "pools", "volumes?max_entries=0"):
+        yield f"curl -s {shlex.quote(f'{environment.storage.url}/v0/{path}')}"
+
+
+def _of_services(environment: Environment) -> Iterator[str]:
     grpcurl = str(find_tool("grpcurl") or "grpcurl")
     couchestor = str(_beside_python("couchestor"))
     hottest = max(environment.scenario.volumes, key=lambda volume: volume.iops).name
@@ -118,6 +131,8 @@ def addresses(environment: Environment) -> Iterator[str]:
         )
     yield f"Kubernetes API ({environment.kubernetes.description}): {environment.kubernetes.url}"
     yield f"kubeconfig: {environment.kubernetes.kubeconfig}"
+    if environment.storage.url:
+        yield f"Mayastor's REST API, simulated: {environment.storage.url}/v0"
     yield f"metrics ({environment.metrics.description}): {environment.metrics.url}"
     yield f"logs: {environment.directory}"
     for process in environment.metrics.processes:

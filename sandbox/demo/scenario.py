@@ -74,6 +74,11 @@ class DemoVolume:
     moved_ago: timedelta | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     topology: Mapping[str, str] | None = None
+    """The labels that a pool of it must have."""
+    nodes: tuple[str, ...] = ()
+    """The only nodes that may have it; empty: any. Of the REST API alone."""
+    snapshots: int = 0
+    """Of the REST API alone."""
     storage_class: str = CLASS
     stalled: bool = False
     """Its last replica is not complete, and its rebuild does not go on."""
@@ -109,6 +114,10 @@ class Scenario:
     def used_without_metrics(self) -> frozenset[str]:
         """Volumes that nobody may take for cold."""
         return frozenset(v.name for v in self.volumes if v.attached and v.measured is Measured.NOTHING)
+
+    def volume(self, name: str) -> DemoVolume:
+        """Find one by its name. Raises StopIteration."""
+        return next(volume for volume in self.volumes if volume.name == name)
 
     def tier_of(self, pool: str) -> Tier:
         return next(Tier(p.labels["tier"]) for p in self.pools if p.name == pool)
@@ -298,8 +307,17 @@ def sim_volume(volume: DemoVolume) -> SimVolume:
         )
         for pool in volume.pools
     )
-    target = volume.node if volume.attached else None
-    return SimVolume(volume.name, size, len(volume.pools), volume.topology, target, replicas)
+    return SimVolume(
+        name=volume.name,
+        size_bytes=size,
+        replica_count=len(volume.pools),
+        inclusion=volume.topology,
+        target_node=volume.node if volume.attached else None,
+        replicas=replicas,
+        allowed_nodes=frozenset(volume.nodes) or None,
+        # Else the control plane puts another copy in the place of a failed one, and who is first would be chance.
+        self_heal=not volume.failing,
+    )
 
 
 def workload(volume: DemoVolume) -> Workload:

@@ -60,14 +60,25 @@ class Tempo:
     after_move_seconds: float = 0.2
     error_requeue_seconds: float = 2.0
     poll_seconds: float = 0.25
+    plan_not_after_seconds: float = 15.0
     lease_duration_seconds: float = 6.0
     max_concurrent: int = 4
     max_per_pool: int = 3
     max_per_node: int = 4
 
 
-def settings_of(name: Name, ports: Mapping[Name, Ports], tempo: Tempo, prometheus_url: str) -> dict[str, str]:
-    """The environment of one service."""
+REST_TEMPO: Final = Tempo(
+    # Requests wait for one another: while a copy is being made, nodes that its volume is on cannot be closed.
+    plan_not_after_seconds=60.0,
+    lease_duration_seconds=3.0,
+)
+"""Where Mayastor is steered by closing nodes for a moment."""
+
+
+def settings_of(
+    name: Name, ports: Mapping[Name, Ports], tempo: Tempo, prometheus_url: str, mayastor: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of one service; `mayastor` is what the migrator has to be told of it."""
     lease = {
         "LEASE_DURATION_SECONDS": f"{tempo.lease_duration_seconds:g}",
         "LEASE_RENEW_SECONDS": f"{tempo.lease_duration_seconds * 2 / 3:g}",
@@ -88,12 +99,12 @@ def settings_of(name: Name, ports: Mapping[Name, Ports], tempo: Tempo, prometheu
             "RECONCILE_INTERVAL_SECONDS": f"{tempo.reconcile_seconds:g}",
             "ERROR_REQUEUE_SECONDS": f"{tempo.error_requeue_seconds:g}",
             "RECONCILE_AFTER_MOVE_SECONDS": f"{tempo.after_move_seconds:g}",
-            "PLAN_NOT_AFTER_SECONDS": "15",
+            "PLAN_NOT_AFTER_SECONDS": f"{tempo.plan_not_after_seconds:g}",
             "MIN_WINDOW_SECONDS": f"{tempo.min_window_seconds:g}",
             **lease,
         },
         Name.MIGRATOR: {
-            "BACKEND": "crd",
+            **mayastor,
             "MAYASTOR_NAMESPACE": "mayastor",
             "SYNC_POLL_INTERVAL_SECONDS": f"{tempo.poll_seconds:g}",
             "MAX_CONCURRENT_MIGRATIONS": f"{tempo.max_concurrent}",

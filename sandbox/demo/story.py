@@ -76,7 +76,7 @@ async def play(environment: Environment, board: Board, *, patience_seconds: floa
         if verdict.wrong or late or (still_since is not None and now - still_since >= STILL_SECONDS):
             break
         await clock.sleep(LOOK_SECONDS)
-    await environment.observer.look()
+    await environment.observer.finish()
     seconds = clock.monotonic() - begun
     observer = environment.observer
     looks = observer.looks - looks

@@ -8,19 +8,8 @@ import pytest
 
 from common.reasons import Reason
 from common.resources.migration import MigrationState as S
-from sandbox.demo.invariants import (
-    Limits,
-    Memory,
-    Promise,
-    SeenMigration,
-    SeenPool,
-    SeenPv,
-    SeenReplica,
-    SeenVolume,
-    Snapshot,
-    Violation,
-    check,
-)
+from sandbox.demo.invariants import Limits, Memory, Promise, Violation, check
+from sandbox.demo.snapshot import SeenMigration, SeenPool, SeenPv, SeenReplica, SeenVolume, Snapshot
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 POOLS = {

@@ -11,6 +11,7 @@ import pytest
 from common.kube.api import PERSISTENT_VOLUMES, VOLUME_MIGRATIONS
 from common.resources.meta import FENCE, LAST_MIGRATION, PARKED
 from sandbox.demo.clusters import CRDS
+from sandbox.demo.eyes import of_resources
 from sandbox.demo.invariants import Limits, Promise
 from sandbox.demo.observer import Observer
 from sandbox.demo.resources import create_namespaces
@@ -58,7 +59,11 @@ class World:
             settings=Settings(rebuild_bytes_per_second=5 * GIB, create_seconds=0.0),
         )
         self.observer = Observer(
-            self.api, lambda: self.driver.state, limits, clock=self.clock, heat_answers=self._heat_answers
+            self.api,
+            of_resources(self.api, lambda: self.driver.state),
+            limits,
+            clock=self.clock,
+            heat_answers=self._heat_answers,
         )
 
     async def _heat_answers(self) -> bool:
@@ -306,4 +311,5 @@ async def test_what_a_careless_migrator_does_is_counted(acts: Acts, limits: Limi
 
 
 def test_each_kind_of_violation_is_driven_into_the_world() -> None:
-    assert set().union(*(expected for _, _, expected in CASES)) == set(Promise)
+    of_levers = {Promise.LEVERS_LET_GO, Promise.ONE_STEERS}  # MayastorVolumes need none: see test_rest_observer.py
+    assert set().union(*(expected for _, _, expected in CASES)) == set(Promise) - of_levers

@@ -113,8 +113,8 @@ async def test_a_cold_volume_is_not_demoted_during_an_outage_of_prometheus_and_i
         await until("the volume is demoted", moved)
         await environment.observer.look()
         assert environment.observer.violations == []
-        assert [r.pool for r in environment.driver.state.volumes[FADING.name].replicas] == ["pool-sata-2"]
-        assert [r.pool for r in environment.driver.state.volumes[BUSY.name].replicas] == ["pool-nvme-1"]
+        assert [r.pool for r in environment.storage.state.volumes[FADING.name].replicas] == ["pool-sata-2"]
+        assert [r.pool for r in environment.storage.state.volumes[BUSY.name].replicas] == ["pool-nvme-1"]
 
 
 async def _not(answer: Awaitable[bool]) -> bool:

@@ -32,6 +32,7 @@ from common.resources.migration import MigrationSpec, MigrationState, MoveSource
 from migrator.journal import decode_migration
 from migrator.records import record_body, record_name
 from sandbox.demo.clusters import ClusterKind, kubernetes
+from sandbox.demo.eyes import of_resources
 from sandbox.demo.invariants import Limits
 from sandbox.demo.observer import Observer
 from sandbox.fronts.proxy import Hold, HoldingProxy, Predicate, When, Write
@@ -214,7 +215,7 @@ async def scene(kind: ClusterKind, tmp_path: Path) -> AsyncIterator[Scene]:
             await api.create(PERSISTENT_VOLUMES, pv_body(volume.name, volume.size_bytes))
         observer = Observer(
             api,
-            lambda: driver.state,
+            of_resources(api, lambda: driver.state),
             Limits(max_active=BATCH, max_per_pool=BATCH, max_per_node=BATCH),
             clock=clock,
             heat_answers=always,

@@ -241,13 +241,25 @@ def _install_volume(plane: Plane, volume: SimVolume, rng: Random) -> Plane:
     if volume.target_node is not None:
         target = Target(new_uuid(rng), volume.name, volume.target_node, children, volume.size_bytes)
         volume = replace(volume, written=True, last_target_node=volume.target_node)
-    inclusion = dict(volume.inclusion or {})
-    topology = {"pool_topology": {"labelled": {"inclusion": inclusion, "exclusion": {}}}} if inclusion else None
-    entry = VolumeEntry(volume.size_bytes, target=target, topology=topology)
+    entry = VolumeEntry(volume.size_bytes, target=target, topology=_topology(volume) or None)
     plane = plane.with_volume(replace(volume, size_bytes=volumes.rounded(volume.size_bytes)), entry)
     for replica in volume.replicas:
         plane = plane.registered(replica.uuid)
     return plane
+
+
+def _topology(volume: SimVolume) -> dict[str, object]:
+    """As whoever made the volume would have asked for it."""
+    asked: dict[str, object] = {}
+    if volume.inclusion:
+        asked["pool_topology"] = {"labelled": {"inclusion": dict(volume.inclusion), "exclusion": {}}}
+    if volume.allowed_nodes is not None:
+        asked["node_topology"] = {
+            "explicit": {"allowed_nodes": sorted(volume.allowed_nodes), "preferred_nodes": []},
+        }
+    elif volume.node_inclusion:
+        asked["node_topology"] = {"labelled": {"inclusion": dict(volume.node_inclusion), "exclusion": {}}}
+    return asked
 
 
 def _with_pool(state: State, pool: SimPool) -> State:
