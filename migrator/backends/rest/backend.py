@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from common.backoff import Backoff
@@ -20,55 +19,31 @@ from common.clock import Clock
 from common.logs import Logger
 from common.placement import Move, Pool, Refusal
 from common.resources.migration import BackendKind
-from migrator.backends.base import BackendError, Capabilities, Listener, Reading, Result, VolumeWrite
-from migrator.backends.rest import shapes
-from migrator.backends.rest.abilities import find_marks
-from migrator.backends.rest.answers import Meaning, RestError
+from migrator.backends.base import Capabilities, Listener, Reading, Result, VolumeWrite
+from migrator.backends.rest.abilities import find_marks, lacking_calls
+from migrator.backends.rest.acting import Actor
+from migrator.backends.rest.answers import RestError
 from migrator.backends.rest.client import RestClient
-from migrator.backends.rest.facts import NexusIndex, pool_of, rest_node, rest_pool, rest_volume, volume_seen
+from migrator.backends.rest.facts import pool_of, volume_seen
 from migrator.backends.rest.placements import RestCopy
-from migrator.core.model import Outcome, RestSeen, VolumeSeen
+from migrator.backends.rest.pulling import MayWrite, Puller
+from migrator.backends.rest.survey import Names, Ours, Survey, Surveyor
+from migrator.backends.rest.takeover import Clearing
+from migrator.core.model import ReleaseLevers, RestSeen, SetReplicaCount, VolumeSeen
 from migrator.core.refusals import Subject, of_person
-from migrator.core.steering.abilities import Abilities, Marks, abilities_of
+from migrator.core.steering.abilities import Abilities, Ability, Marks, abilities_of
 from migrator.core.steering.cluster import RestCluster, RestVolume
 from migrator.core.steering.feasibility import plan_moves, refusals_of_targets, refusals_of_volume
 from migrator.core.steering.levers import PASSING, Lever, without
 
-NOT_BUILT: Final = "moves over the REST API are not built yet: this version only shows where everything is"
+__all__ = ["Names", "RestBackend"]
+
 MARKS_SECONDS: Final = 600.0
 """What a control plane can do is asked again so often: it may have been upgraded."""
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_PV_PREFIX: Final = "pvc-"
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """A fresh look at one volume and at all that steering it rests on; without levers of ours."""
-
-    volume: RestVolume | None
-    """None: there is no such volume."""
-    cluster: RestCluster
-    """With the volume as it was read; the other volumes are those of the copy."""
-    as_read: RestCluster
-    """With the levers that are pulled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """How volumes are called; without any PersistentVolume, pvc-<uuid> is."""
-
-    pv_name: Callable[[str], str | None] = lambda _handle: None
-    """The PersistentVolume's name, by volumeHandle; None if there is none."""
-    handle: Callable[[str], str | None] = lambda _name: None
-    """The volumeHandle, by the PersistentVolume's name; None if there is none."""
-
-    def name_of(self, uuid: str) -> str:
-        return self.pv_name(uuid) or f"{_PV_PREFIX}{uuid}"
-
-    def uuid_of(self, name: str) -> str | None:
-        """Return None for a name that no uuid belongs to."""
-        text = (self.handle(name) or name.removeprefix(_PV_PREFIX)).lower()
-        return text if _UUID.fullmatch(text) else None
+TWO_READS: Final = 1.1
+"""So many times the age of answers two reads are apart that are surely two."""
+FADING_SECONDS: Final = 300.0
+"""No look that is still of interest began so long before the copy's."""
 
 
 class RestBackend:
@@ -83,12 +58,22 @@ class RestBackend:
         log: Logger,
         names: Names,
         cache_seconds: float = 30.0,
+        operation_seconds: float = 15.0,
+        lease_seconds: float = 15.0,
+        lever_seconds: float = 10.0,
         resource_labels: Callable[[], Mapping[str, Mapping[str, str]]] = dict,
         levers: Callable[[], Iterable[Lever]] = tuple,
+        left_behind: Callable[[], Iterable[Lever]] = tuple,
+        off: Callable[[], frozenset[Ability]] = frozenset,
+        may_write: MayWrite = lambda: False,
     ) -> None:
         """
-        `cache_seconds`: how old Mayastor's answers may be. `resource_labels`: labels of DiskPool resources by pool,
-        as far as they can be read. `levers`: those of ours that may be pulled now.
+        `cache_seconds`: how old Mayastor's answers may be. `operation_seconds`: an unanswered write takes effect within
+        this, if ever. `lease_seconds`: so long a leader before may still write. `lever_seconds`: so long levers are
+        pulled at the most. `resource_labels`: labels of DiskPool resources by pool, as far as they can be read.
+        `levers`: those of migrations under way that may be pulled now, on any leader; say so by `levers_changed` when
+        they are others. `left_behind`: those of ended migrations that may still be pulled. `off`: what is not to be
+        relied upon in this cluster. `may_write`: whether the lease is surely ours; asked before each write.
         """
         self._client = client
         self._clock = clock
@@ -97,7 +82,7 @@ class RestBackend:
         self._names = names
         self._cache_seconds = cache_seconds
         self._resource_labels = resource_labels
-        self._levers = levers
+        self._off = off
         self._listeners: list[Listener] = []
         self._copy = RestCopy(client, cache_seconds=cache_seconds, clock=clock, rng=rng, log=log)
         self._capabilities = Capabilities(
@@ -105,8 +90,41 @@ class RestBackend:
         )
         self._marks: Marks | None = None
         self._marks_at = 0.0
+        self._lacking: tuple[str, ...] = ()
+        """Calls that it does not know and without which nothing can be moved."""
+        self._marks_problem = ""
         self._volumes: dict[str, VolumeSeen] = {}
         self._pools: dict[str, Pool] = {}
+        self._cluster: RestCluster | None = None
+        """The copy without levers of ours; None: they, or the copy, may be others by now."""
+        self._ours = Ours(clock, levers, lambda: self._actor.pulled)
+        surveyor = Surveyor(client, names, self._ours, clock, lambda: self._copy.cluster)
+        puller = Puller(client, surveyor, clock=clock, rng=rng, log=log)
+        self._actor = Actor(
+            client,
+            surveyor,
+            puller,
+            clock=clock,
+            log=log,
+            abilities=lambda: self.abilities,
+            may_write=may_write,
+            held=levers,
+            lever_seconds=lever_seconds,
+            on_levers=self.levers_changed,
+        )
+        self._surveyor = surveyor
+        self._clearing = Clearing(
+            client,
+            surveyor,
+            self._actor,
+            clock=clock,
+            rng=rng,
+            log=log,
+            may_write=may_write,
+            held=levers,
+            left_behind=left_behind,
+            wait_seconds=operation_seconds + lease_seconds,
+        )
 
     # --- the copy ------------------------------------------------------------------------------------------------
 
@@ -120,7 +138,7 @@ class RestBackend:
 
     @property
     def read_gap_seconds(self) -> float:
-        return self._cache_seconds
+        return TWO_READS * self._cache_seconds
 
     @property
     def volumes(self) -> Mapping[str, VolumeSeen]:
@@ -146,12 +164,14 @@ class RestBackend:
     @property
     def cluster(self) -> RestCluster:
         """The copy as steering looks at it, without levers of ours."""
-        return without(self._copy.now.cluster(), self._levers())
+        if self._cluster is None:
+            self._cluster = without(self._copy.cluster, self._ours.at(self._copy.began))
+        return self._cluster
 
     @property
     def abilities(self) -> Abilities:
         """What may be relied upon; before it was asked, what every version can."""
-        return abilities_of(self._marks or Marks())
+        return _abilities_of(self._marks or Marks(), self._off())
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -162,30 +182,41 @@ class RestBackend:
             tasks.create_task(self._keep_marks())
 
     def renamed(self) -> None:
-        """Names, labels of DiskPool resources, or levers of ours are not what they were: tell what that changes."""
+        """Names, or labels of DiskPool resources, are not what they were: tell what that changes."""
         self._show()
+
+    def levers_changed(self) -> None:
+        """Levers of ours that may be pulled are others: tell what that changes, which should be nothing."""
+        self._cluster = None
+        self._show_pools()
 
     def hurry(self) -> None:
         """Read everything again now."""
         self._copy.hurry()
 
     def _after_round(self) -> None:
+        self._cluster = None
+        self._ours.forget(self._copy.began - FADING_SECONDS)
         self._show()
         self._judge()
 
     def _show(self) -> None:
         """Bring what is shown up to the copy; tell of that alone which differs."""
-        now, cluster = self._copy.now, self.cluster
+        now = self._copy.now
         named = {self._names.name_of(uuid): volume for uuid, volume in now.volumes.items()}
         volumes = {
             name: volume_seen(volume, name, published=volume.uuid in now.published) for name, volume in named.items()
         }
-        labels = self._resource_labels()
+        different, self._volumes = _different(self._volumes, volumes), volumes
+        self._show_pools(different)
+
+    def _show_pools(self, volumes: frozenset[str] = frozenset()) -> None:
+        """The same for pools, and tell of these volumes as well."""
+        cluster, labels = self.cluster, self._resource_labels()
         pools = {name: pool_of(pool, cluster, labels.get(name, {})) for name, pool in cluster.pools.items()}
-        different = _different(self._volumes, volumes), _different(self._pools, pools)
-        self._volumes, self._pools = volumes, pools
-        if any(different):
-            self._tell(*different)
+        different, self._pools = _different(self._pools, pools), pools
+        if volumes or different:
+            self._tell(volumes, different)
 
     def _tell(self, volumes: frozenset[str], pools: frozenset[str]) -> None:
         for listener in self._listeners:
@@ -200,20 +231,29 @@ class RestBackend:
         while True:
             wait = MARKS_SECONDS
             try:
+                lacking = await lacking_calls(self._client)
                 self._marks = await find_marks(self._client, self._copy.now.raw_nodes)
+                self._lacking, self._marks_problem = lacking, ""
                 backoff.reset()
             except RestError as error:
                 self._log.warning("what Mayastor can do is not known", why=str(error))
+                self._marks_problem = str(error)
                 wait = backoff.next_seconds()
+            self._judge()
             await self._clock.sleep(wait)
 
     def _judge(self) -> None:
         """Say what can be done; told only where it is something else than before."""
+        asking = f"still asking {self._client.url}"
         if not self._copy.synced:
-            why = self._copy.problem or f"still asking {self._client.url}"
-            now = Capabilities(self.kind, can_migrate=False, detail=why, known=False)
+            now = Capabilities(self.kind, can_migrate=False, detail=self._copy.problem or asking, known=False)
+        elif self._marks is None:
+            now = Capabilities(self.kind, can_migrate=False, detail=self._marks_problem or asking, known=False)
+        elif self._lacking:
+            why = f"the control plane at {self._client.url} does not know {', '.join(self._lacking)}"
+            now = Capabilities(self.kind, can_migrate=False, detail=why)
         else:
-            now = Capabilities(self.kind, can_migrate=False, detail=NOT_BUILT)
+            now = Capabilities(self.kind, can_migrate=True)
         if now != self._capabilities:
             self._capabilities = now
             self._tell(frozenset(), frozenset())
@@ -222,11 +262,10 @@ class RestBackend:
 
     async def survey(self, volume: str) -> Survey:
         """Look at a volume afresh, with its targets, and at all pools and nodes. Raises BackendError."""
-        found, _ = await self._look(volume)
-        return found
+        return await self._surveyor.look(volume)
 
     async def read(self, volume: str, pools: Iterable[str]) -> Reading:
-        found, published = await self._look(volume)
+        found = await self._surveyor.look(volume)
         cluster, labels = found.cluster, self._resource_labels()
         held = {replica.pool for replica in found.volume.replicas} if found.volume is not None else set()
         known = {
@@ -234,40 +273,8 @@ class RestBackend:
             for name in sorted({*pools, *held})
             if name in cluster.pools
         }
-        seen = volume_seen(found.volume, volume, published=published) if found.volume is not None else None
+        seen = volume_seen(found.volume, volume, published=found.published) if found.volume is not None else None
         return Reading(seen, known, RestSeen(cluster, found.volume, self.abilities, found.as_read))
-
-    async def _look(self, name: str) -> tuple[Survey, bool]:
-        uuid = self._names.uuid_of(name)
-        if uuid is None:
-            raise BackendError(f"volume {name} has no uuid as its volumeHandle: Mayastor's REST API cannot find it")
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                nodes = tasks.create_task(self._client.nodes())
-                pools = tasks.create_task(self._client.pools())
-                found = tasks.create_task(self._volume_and_nexuses(uuid))
-        except* RestError as errors:
-            raise BackendError(f"volume {name} could not be read: {_first(errors)}") from errors
-        volume, index = found.result()
-        fresh = rest_volume(volume, index) if volume is not None else None
-        others = [other for other in self._copy.now.volumes.values() if other.uuid != uuid]
-        whole = RestCluster.of(
-            [*others, *([fresh] if fresh is not None else [])],
-            (rest_pool(pool) for pool in pools.result()),
-            (rest_node(node) for node in nodes.result()),
-        )
-        published = volume is not None and volume.state.target is not None
-        return Survey(fresh, without(whole, self._levers()), whole), published
-
-    async def _volume_and_nexuses(self, uuid: str) -> tuple[shapes.Volume | None, NexusIndex]:
-        try:
-            volume = await self._client.volume(uuid)
-        except RestError as error:
-            if error.meaning is Meaning.GONE:
-                return None, NexusIndex(())
-            raise
-        # In this order: a target that comes in between is then seen as one too many, never overlooked.
-        return volume, NexusIndex(await self._client.nexuses())
 
     def refusals(self, subject: Subject) -> tuple[Refusal, ...]:
         volume, cluster = self._known(subject.name), self.cluster
@@ -289,19 +296,23 @@ class RestBackend:
         uuid = self._names.uuid_of(name)
         return self._copy.now.volumes.get(uuid) if uuid is not None else None
 
+    # --- writes --------------------------------------------------------------------------------------------------
+
     async def take_over(self) -> None:
-        """Not built yet."""
+        await self._clearing.run()
 
     async def perform(self, write: VolumeWrite, seen: VolumeSeen | None) -> Result:
-        name = seen.name if seen is not None else "no volume"
-        return Result(Outcome.REFUSED, f"{type(write).__name__} of {name}: {NOT_BUILT}")
+        match write:
+            case ReleaseLevers():
+                return await self._actor.release(write)
+            case SetReplicaCount() if seen is not None:
+                return await self._actor.set_replica_count(write, seen)
+            case _:
+                raise TypeError(f"{type(write).__name__} is no write of the rest backend, or lacks a volume")
 
 
-def _first(errors: BaseExceptionGroup[RestError]) -> BaseException:
-    first: BaseException = errors
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first
+_abilities_of: Final = lru_cache(maxsize=8)(abilities_of)
+"""Asked for each volume, and changed by an upgrade or a person alone."""
 
 
 def _different(before: Mapping[str, object], now: Mapping[str, object]) -> frozenset[str]:

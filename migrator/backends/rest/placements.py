@@ -84,6 +84,7 @@ class RestCopy:
         self._due = asyncio.Event()
         self._whole = asyncio.Event()
         self.now = Round()
+        self._put_together: tuple[Round, RestCluster] | None = None
         self.problem = ""
         """Why the last round failed; empty if it did not."""
 
@@ -91,6 +92,18 @@ class RestCopy:
     def synced(self) -> bool:
         """Whether there was a whole round once."""
         return self._heard_at is not None
+
+    @property
+    def cluster(self) -> RestCluster:
+        """All of it, with the levers that are pulled."""
+        if self._put_together is None or self._put_together[0] is not self.now:
+            self._put_together = (self.now, self.now.cluster())
+        return self._put_together[1]
+
+    @property
+    def began(self) -> float:
+        """When the last whole round began, by the clock's monotonic time; as long ago as can be before the first."""
+        return float("-inf") if self._heard_at is None else self._heard_at
 
     async def wait_synced(self) -> None:
         """Wait for the first whole round."""
