@@ -101,7 +101,7 @@ class Migrator:
             renew_seconds=wiring.lease_renew_seconds,
             retry_seconds=wiring.lease_retry_seconds,
         )
-        levers_off = LeversOff(self.lease, log)
+        self._levers_off = LeversOff(self.lease, log)
         self._rest = self._rest_parts(wiring, rest, api, clock, rng) if rest is not None else None
         self.backend, self._run_backend = self._backend(wiring, api, clock, rng)
         self.placements = Placements(
@@ -113,7 +113,7 @@ class Migrator:
         self.service = MigratorService(api, self.placements, self._feed, limits, clock=clock, log=log)
         self._events = EventRecorder(api, component="couchestor-migrator", clock=clock, rng=rng, log=log)
         shared = Execution(
-            api, self.backend, ClusterObjects(api), self.lease, clock, log, metrics.wrote, levers_off.switch_off
+            api, self.backend, ClusterObjects(api), self.lease, clock, log, metrics.wrote, self._levers_off.switch_off
         )
         self.leader = Leader(
             shared,
@@ -144,7 +144,9 @@ class Migrator:
             wiring,
             client,
             api,
-            self._held,
+            held=self._held,
+            off=self._levers_off,
+            may_write=lambda: self.lease.held,
             placements=lambda: self.placements,
             pvs_synced=self._pvs.wait_synced,
             clock=clock,
@@ -196,7 +198,7 @@ class Migrator:
     def _on_migration(self, key: str, old: VolumeMigration | None, new: VolumeMigration | None) -> None:
         self.placements.on_migration(key, old, new)
         if self._held.on_migration(key, new) and self._rest is not None:
-            self._rest.changed()
+            self._rest.backend.levers_changed()
         self._feed.on_change(key)
         if new is not None and (old is None or _asks_otherwise(old, new)):
             self.leader.wake_migration(key)

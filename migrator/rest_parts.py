@@ -24,6 +24,7 @@ from migrator.backends.rest.backend import Names, RestBackend
 from migrator.backends.rest.client import RestClient
 from migrator.backends.rest.disk_pools import DiskPoolLabels
 from migrator.backends.rest.token import TokenFile
+from migrator.core.steering.abilities import Ability
 from migrator.held_levers import HeldLevers
 from migrator.placements import Placements
 
@@ -97,9 +98,10 @@ async def open_rest(wiring: RestWiring) -> AsyncIterator[RestClient | None]:
         yield client
 
 
-def _why(error: Exception) -> str:
-    named = isinstance(error, OSError) and error.strerror
-    return f"{error.filename}: {error.strerror}" if named and error.filename else str(named or error)
+def _why(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 class RestParts:
@@ -110,15 +112,20 @@ class RestParts:
         wiring: RestWiring,
         client: RestClient,
         api: KubeApi,
-        held: HeldLevers,
         *,
+        held: HeldLevers,
+        off: Callable[[], frozenset[Ability]],
+        may_write: Callable[[], bool],
         placements: Callable[[], Placements],
         pvs_synced: Callable[[], Awaitable[None]],
         clock: Clock,
         rng: random.Random,
         log: Logger,
     ) -> None:
-        """`placements` gives the copy that is told to others; it is asked for when it is needed."""
+        """
+        `held`, `off`: levers that may be pulled, and what is not to be relied upon. `may_write`: whether the lease is
+        surely ours. `placements` gives the copy that is told to others; it is asked for when it is needed.
+        """
         self._placements = placements
         self._pvs_synced = pvs_synced
         self._clock = clock
@@ -143,8 +150,14 @@ class RestParts:
                 handle=lambda name: placements().known_handle(name),
             ),
             cache_seconds=wiring.mayastor_cache_seconds,
+            operation_seconds=wiring.mayastor_operation_seconds,
+            lease_seconds=wiring.lease_duration_seconds,
+            lever_seconds=wiring.lever_seconds,
             resource_labels=self._labels.labels,
             levers=lambda: held.active,
+            left_behind=lambda: held.left_behind,
+            off=off,
+            may_write=may_write,
         )
         self._due = asyncio.Event()
         self._told: dict[str, tuple[Refusal, ...]] = {}
@@ -152,7 +165,7 @@ class RestParts:
         """Whether every volume has the name of its PersistentVolume."""
 
     def changed(self) -> None:
-        """Names, labels, or levers of ours are not what they were."""
+        """Names or labels are not what they were."""
         self._due.set()
 
     async def run(self) -> None:
