@@ -93,9 +93,12 @@ class Journal:
 
     async def _read(self) -> VolumeMigration:
         try:
-            return decode_migration(await self._api.get(VOLUME_MIGRATIONS, self.name))
+            found = decode_migration(await self._api.get(VOLUME_MIGRATIONS, self.name))
         except NotFoundError as error:
             raise RecordGoneError(f"{self.name}: its record is gone") from error
+        if found.metadata.uid != self.record.metadata.uid:
+            raise RecordGoneError(f"{self.name}: its record is gone, another has its name")
+        return found
 
     async def store(self, status: MigrationStatus, *, again: bool = True) -> None:
         """

@@ -8,33 +8,29 @@ tasks that run it, and a migration that is admitted and not run is begun, whoeve
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
-
-import msgspec
+from typing import Any
 
 from common.backoff import Backoff
 from common.clock import Clock
 from common.durations import parse_duration
-from common.kube.api import VOLUME_MIGRATIONS, ConflictError, KubeApi, KubeError, NotFoundError
-from common.kube.events import EventRecorder, Regarding
+from common.kube.api import KubeApi, KubeError
+from common.kube.events import EventRecorder
 from common.kube.lease import LeaseHolder
 from common.logs import Logger
-from common.reasons import Reason
-from common.resources.migration import FINALIZER, AdmittedSettings, MigrationState, VolumeMigration
-from migrator.annotations import pv_seen
+from common.resources.migration import FINALIZER, AdmittedSettings, VolumeMigration
+from migrator import orphans, records
+from migrator.admitting import Admission, Desk
+from migrator.announcements import Announcements
 from migrator.backends.base import BackendError
-from migrator.core.admission import Admit, Caps, Queue, Reject, Surroundings, Verdict, decide
-from migrator.core.history import read_history
-from migrator.core.model import END_STATES, AnnotatePv, End, Outcome, Purpose
+from migrator.core.admission import Caps, Surroundings
 from migrator.core.retention import collectable
 from migrator.executor import Execution, Executor, NotLeaderError
-from migrator.journal import Journal, JournalLostError, RecordGoneError, admitted, decode_migration
+from migrator.journal import JournalLostError, RecordGoneError
 from migrator.metrics import MigratorMetrics
-from migrator.records import list_migrations
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +70,27 @@ class Leader:
     ) -> None:
         """`copy` gives the records as a watch tells of them, by name."""
         self._shared = shared
+        """With the lease of one term: what was begun in another is over."""
         self._lease = lease
         self._rules = rules
-        self._events = events
         self._metrics = metrics
         self._rng = rng
-        self._surroundings = surroundings
-        self._copy = copy
-        self._fresh = True
-        """Whether the next pass reads all records afresh: the copy may not show what the leader before did."""
-        self._ended: dict[str, VolumeMigration] = {}
-        """Ends that the copy does not show yet."""
+        self._announce = Announcements(events, metrics, shared.log)
+        self._roster = records.Roster(copy)
+        self._desk = Desk(
+            identity=lease.identity,
+            settings_for=self._settings_for,
+            surroundings=surroundings,
+            let_in=self._let_in,
+            ended=self._on_end,
+            waiting=metrics.queued.set,
+            again=self.kick,
+        )
         self._running: dict[str, Executor] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._begun: dict[str, VolumeMigration] = {}
-        """What each task began with."""
+        """What executes migrations, by name."""
+        self._aside: set[asyncio.Task[None]] = set()
+        """What else goes on for as long as we lead."""
         self._kick = asyncio.Event()
         self._backoff: dict[str, Backoff] = {}
 
@@ -103,6 +105,10 @@ class Leader:
     @property
     def _log(self) -> Logger:
         return self._shared.log
+
+    @property
+    def _leads(self) -> bool:
+        return self._shared.lease.held
 
     def kick(self) -> None:
         """Something changed among the records: look at once."""
@@ -125,21 +131,19 @@ class Leader:
         while True:
             await self._lease.wait_held()
             self._log.info("leading")
-            self._fresh = True
-            self._ended.clear()
+            self._shared = replace(self._shared, lease=self._lease.term)
             self._metrics.leading.set(1)
             working = asyncio.ensure_future(self._work())
-            clearing = asyncio.ensure_future(self._take_over())
             lost = asyncio.ensure_future(self._lease.wait_lost())
+            self._beside(self._take_over())
             try:
                 await asyncio.wait({working, lost}, return_when=asyncio.FIRST_COMPLETED)
                 if working.done():
                     await working
             finally:
                 lost.cancel()
-                clearing.cancel()
                 working.cancel()
-                await asyncio.gather(working, clearing, return_exceptions=True)
+                await asyncio.gather(working, return_exceptions=True)
                 await self._stop_all()
                 self._metrics.leading.set(0)
             self._log.warning("not leading any more")
@@ -159,29 +163,36 @@ class Leader:
             else:
                 return
 
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let something go on beside all else, until it is done or we lead no more."""
+        task = asyncio.ensure_future(work)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+
     async def _stop_all(self) -> None:
-        tasks = tuple(self._tasks.values())
+        tasks = (*self._tasks.values(), *self._aside)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
-        self._begun.clear()
         self._running.clear()
 
     async def _work(self) -> None:
         backoff = Backoff(self._rng, first_seconds=0.5, cap_seconds=30.0)
-        while self._lease.held:
+        admission = Admission(self._shared, self._roster, self._rules.caps, self._desk)
+        while self._leads:
             self._kick.clear()
-            pause = self._rules.pass_seconds
             try:
-                await self._pass()
+                await self._pass(admission)
                 backoff.reset()
+            except NotLeaderError:
+                return
             except (KubeError, BackendError, JournalLostError) as error:
                 pause = backoff.next_seconds()
                 self._log.warning("pass interrupted", error=str(error), again_seconds=round(pause, 3))
                 await self._clock.sleep(pause)
-                continue
-            await self._until_kicked(pause)
+            else:
+                await self._until_kicked(self._rules.pass_seconds)
 
     async def _until_kicked(self, seconds: float) -> None:
         waits = (asyncio.ensure_future(self._kick.wait()), asyncio.ensure_future(self._clock.sleep(seconds)))
@@ -192,76 +203,17 @@ class Leader:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    # --- one pass ------------------------------------------------------------------------------------------------
+    async def _pass(self, admission: Admission) -> None:
+        if admission.unfenced:
+            known = await self._roster.read(self._api, self._log)
+            self._start_all(known)
+            await admission.fence(known)
+        known = self._roster.look()
+        self._start_all(known)
+        await admission.admit(known)
+        await self._clear_up(known)
 
-    async def _pass(self) -> None:
-        records = await self._records()
-        for record in records:
-            if record.active:
-                self._start(record)
-            elif record.status.state.terminal:
-                await self._release(record)
-        await self._admit(records)
-        going = collectable(records, self._clock.now(), keep=self._rules.keep, keep_for=self._rules.keep_for)
-        for record in going:
-            await self._collect(record)
-
-    async def _records(self) -> tuple[VolumeMigration, ...]:
-        """List all records: as a watch tells of them, except for those that were written here since."""
-        if self._fresh:
-            records = await list_migrations(self._api, self._log)
-            self._fresh = False
-            return records
-        copy = self._copy()
-        self._ended = {
-            name: record
-            for name, record in self._ended.items()
-            if name in copy and not copy[name].status.state.terminal
-        }
-        running = {name: executor.record for name, executor in self._running.items()}
-        return tuple({**copy, **self._begun, **running, **self._ended}.values())
-
-    async def _admit(self, records: tuple[VolumeMigration, ...]) -> None:
-        waiting = {r.metadata.name: r for r in records if r.status.state is MigrationState.PENDING}
-        verdicts: tuple[Verdict, ...] = ()
-        if waiting:
-            caps = await self._policy_caps(waiting.values())
-            verdicts = decide(records, self._rules.caps, self._surroundings(caps), self._clock.now())
-        self._metrics.queued.set(sum(isinstance(verdict, Queue) for verdict in verdicts))
-        for verdict in verdicts:
-            if not self._lease.held:
-                return
-            await self._carry_out(verdict, waiting[verdict.name])
-
-    async def _policy_caps(self, waiting: Iterable[VolumeMigration]) -> dict[str, int]:
-        names = {record.spec.policy_ref.name for record in waiting if record.spec.policy_ref is not None}
-        caps = {name: await self._shared.objects.policy_cap(name) for name in sorted(names)}
-        return {name: cap for name, cap in caps.items() if cap is not None}
-
-    async def _carry_out(self, verdict: Verdict, record: VolumeMigration) -> None:
-        journal = Journal(self._api, record)
-        now = self._clock.now()
-        try:
-            match verdict:
-                case Admit():
-                    await self._finalize(journal)
-                    await journal.store(admitted(record.status, self._settings_for(record), now))
-                    self._log.info("admitted", migration=record.metadata.name, volume=record.spec.pv_name)
-                    self._tell(journal.record, "Normal", "MigrationStarted", "Migrate", _way(record))
-                    self._start(journal.record)
-                case Reject():
-                    state = END_STATES[verdict.reason]
-                    await journal.end(End(state, verdict.reason, verdict.detail), now, 0.0)
-                    await self._on_end(journal.record)
-                case Queue():
-                    status = msgspec.structs.replace(
-                        record.status, reason=verdict.reason, message=verdict.detail, queue_position=verdict.position
-                    )
-                    if status != record.status:
-                        await journal.store(status)
-        except JournalLostError as error:
-            self._log.info("left alone in this pass", migration=record.metadata.name, why=str(error))
-            self.kick()
+    # --- execution -----------------------------------------------------------------------------------------------
 
     def _settings_for(self, record: VolumeMigration) -> AdmittedSettings:
         timeout = self._rules.timeout_seconds
@@ -280,7 +232,14 @@ class Leader:
             lease_seconds=self._rules.lease_seconds,
         )
 
-    # --- execution -----------------------------------------------------------------------------------------------
+    def _let_in(self, record: VolumeMigration) -> None:
+        self._announce.began(record)
+        self._start(record)
+
+    def _start_all(self, known: Iterable[VolumeMigration]) -> None:
+        for record in known:
+            if record.active:
+                self._start(record)
 
     def _start(self, record: VolumeMigration) -> None:
         name = record.metadata.name
@@ -288,28 +247,29 @@ class Leader:
             return
         task = asyncio.ensure_future(self._execute(record))
         self._tasks[name] = task
-        self._begun[name] = record
 
         def done(_: object) -> None:
             if self._tasks.get(name) is task:
-                del self._tasks[name], self._begun[name]
+                del self._tasks[name]
             self.kick()
 
         task.add_done_callback(done)
 
-    async def _execute(self, record: VolumeMigration) -> None:
+    async def _execute(self, known: VolumeMigration) -> None:
         """Execute one migration until it ends or goes wrong; then the next pass begins it anew."""
-        name = record.metadata.name
-        identity = f"{self._lease.identity}/{self._rng.getrandbits(32):08x}"
-        executor = Executor(self._shared, record, identity)
-        self._running[name] = executor
+        name = known.metadata.name
         backoff = self._backoff.setdefault(name, Backoff(self._rng, first_seconds=0.2, cap_seconds=30.0))
         try:
+            record = await self._read(known)
+            if not record.active:
+                return  # what was known of it was old
+            executor = Executor(self._shared, record, f"{self._lease.identity}/{self._rng.getrandbits(32):08x}")
+            self._running[name] = executor
             await executor.run()
         except NotLeaderError as error:
             self._log.info("stopped", migration=name, why=str(error))
         except RecordGoneError as error:
-            await self._orphaned(executor.record, str(error))
+            self._orphaned(self._running[name].record if name in self._running else known, str(error))
         except (KubeError, BackendError, JournalLostError) as error:
             pause = backoff.next_seconds()
             self._log.warning("begun anew", migration=name, error=str(error), in_seconds=round(pause, 3))
@@ -324,114 +284,56 @@ class Leader:
         finally:
             self._running.pop(name, None)
 
-    async def _orphaned(self, record: VolumeMigration, why: str) -> None:
-        """
-        Hold a volume whose record was taken away, finalizer and all, after something had been written for it.
+    async def _read(self, known: VolumeMigration) -> VolumeMigration:
+        """Read a record before it is executed."""
+        found = await records.read_migration(self._api, known.metadata.name)
+        if found.metadata.uid != known.metadata.uid:
+            raise RecordGoneError(f"{known.metadata.name}: its record is gone, another has its name")
+        self._roster.learn(found)
+        return found
 
-        Without a journal nothing can be put back safely; so it is left as it is, and a person is told wherever one
-        may look.
-        """
-        spec, status = record.spec, record.status
-        if read_history(status).last_for(Purpose.SCALE_UP) is None:
+    def _orphaned(self, record: VolumeMigration, why: str) -> None:
+        """See to a volume whose record was taken away; whoever does not lead any more cannot tell that from an end."""
+        if not self._leads:
+            return
+        self._roster.forget(record)
+        self._backoff.pop(record.metadata.name, None)
+        if not orphans.was_written_for(record):
             self._log.warning("record gone before anything was written", migration=record.metadata.name, why=why)
             return
-        pools = ", ".join(move.target_pool for move in spec.moves)
-        message = f"{why}; replica count and topology may be as the move left them, a replica may be left on {pools}"
-        self._log.error("record lost", migration=record.metadata.name, volume=spec.pv_name, detail=message)
-        ended = msgspec.structs.replace(status, state=MigrationState.FAILED, reason=Reason.RECORD_LOST, message=message)
-        self._metrics.ended(msgspec.structs.replace(record, status=ended))
-        self._tell(record, "Warning", f"Migration{ended.state}", "Migrate", f"{ended.reason}: {message}")
-        write = AnnotatePv(
-            time=self._clock.now(),
-            from_pools=tuple(move.source.pool for move in spec.moves),
-            to_pools=tuple(move.target_pool for move in spec.moves),
-            result=Reason.RECORD_LOST,
-            parked=f"{Reason.RECORD_LOST}: {record.metadata.name}",
-        )
-        backoff = Backoff(self._rng, first_seconds=0.2, cap_seconds=30.0)
-        while self._lease.held:
-            try:
-                pv = await self._shared.objects.volume(spec.pv_name)
-            except BackendError as error:
-                self._log.warning("not parked yet", volume=spec.pv_name, error=str(error))
-            else:
-                if pv is None or (await self._shared.objects.annotate(spec.pv_name, write, pv_seen(pv))).outcome is (
-                    Outcome.DONE
-                ):
-                    return
-            await self._clock.sleep(backoff.next_seconds())
-
-    async def _on_end(self, record: VolumeMigration) -> None:
-        status = record.status
-        self._ended[record.metadata.name] = record
-        self._metrics.ended(record)
-        self._log.info(
-            "ended",
-            migration=record.metadata.name,
-            volume=record.spec.pv_name,
-            state=status.state,
-            reason=status.reason,
-            detail=status.message,
-        )
-        kind = "Normal" if status.state is MigrationState.COMPLETED else "Warning"
-        self._tell(record, kind, f"Migration{status.state}", "Migrate", f"{status.reason}: {status.message}")
-        with contextlib.suppress(KubeError):  # the next pass sees to it
-            await self._release(record)
-
-    def _tell(self, record: VolumeMigration, kind: str, reason: str, action: str, note: str) -> None:
-        about = (
-            Regarding("VolumeMigration", VOLUME_MIGRATIONS.api_version, record.metadata.name, record.metadata.uid),
-            Regarding("PersistentVolume", "v1", record.spec.pv_name, record.status.pv_uid),
-        )
-        for regarding in about:
-            self._events.emit(
-                regarding,
-                type="Normal" if kind == "Normal" else "Warning",
-                reason=reason,
-                action=action,
-                note=note[:1000],
-            )
+        self._log.error("record lost", migration=record.metadata.name, volume=record.spec.pv_name, why=why)
+        self._announce.ended(orphans.lost(record, why))
+        self._beside(orphans.park(self._shared, record, self._rng))
 
     # --- clearing up ---------------------------------------------------------------------------------------------
 
-    async def _finalize(self, journal: Journal) -> None:
-        """A record that somebody wrote by hand gets the finalizer before anything is done for it."""
-        meta = journal.record.metadata
-        if FINALIZER in (meta.finalizers or ()):
+    async def _on_end(self, record: VolumeMigration) -> None:
+        self._roster.learn(record)
+        self._announce.ended(record)
+        if FINALIZER not in (record.metadata.finalizers or ()) or not self._leads:
             return
-        body = {
-            "metadata": {
-                "resourceVersion": meta.resource_version,
-                "finalizers": [*(meta.finalizers or ()), FINALIZER],
-            }
-        }
         try:
-            raw = await self._api.patch(VOLUME_MIGRATIONS, meta.name, body)
-        except (ConflictError, NotFoundError) as error:
-            raise JournalLostError(f"{meta.name}: changed while it was admitted") from error
-        journal.record = decode_migration(raw)
-
-    async def _release(self, record: VolumeMigration) -> None:
-        """An ended record keeps nobody from deleting it."""
-        meta = record.metadata
-        if FINALIZER not in (meta.finalizers or ()):
+            free = await records.let_go(self._api, record)
+        except KubeError as error:
+            self._log.warning("finalizer not taken off yet", migration=record.metadata.name, error=str(error))
             return
-        left = [finalizer for finalizer in meta.finalizers or () if finalizer != FINALIZER]
-        body = {"metadata": {"resourceVersion": meta.resource_version, "finalizers": left or None}}
-        try:
-            await self._api.patch(VOLUME_MIGRATIONS, meta.name, body)
-        except (NotFoundError, ConflictError):
-            return  # gone, or changed: the next pass sees it as it is then
+        if free is not None:
+            self._roster.learn(free)
 
-    async def _collect(self, record: VolumeMigration) -> None:
-        meta = record.metadata
-        try:
-            await self._api.delete(VOLUME_MIGRATIONS, meta.name, uid=meta.uid)
-        except (NotFoundError, ConflictError):
-            return
-        self._log.info("record collected", migration=meta.name, volume=record.spec.pv_name)
-
-
-def _way(record: VolumeMigration) -> str:
-    way = ", ".join(f"{move.source.pool} to {move.target_pool}" for move in record.spec.moves)
-    return f"moving from {way}" + (f" ({record.spec.reason})" if record.spec.reason else "")
+    async def _clear_up(self, known: Iterable[VolumeMigration]) -> None:
+        for record in known:
+            if record.status.state.terminal and FINALIZER in (record.metadata.finalizers or ()):
+                await self._on_end(record)  # perhaps one whose end was stored by somebody who died before telling
+        going = collectable(known, self._clock.now(), keep=self._rules.keep, keep_for=self._rules.keep_for)
+        for record in going:
+            if not self._leads:
+                return
+            try:
+                there = await records.remove(self._api, record)
+            except KubeError as error:
+                self._log.warning("record not collected yet", migration=record.metadata.name, error=str(error))
+                return
+            if there:
+                self._log.info("record collected", migration=record.metadata.name, volume=record.spec.pv_name)
+            self._announce.forget(record)
+            self._roster.forget(record)

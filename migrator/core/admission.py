@@ -3,6 +3,10 @@ Who may begin, who waits, and who never will: the one place where caps, queue an
 
 Slots are not counted anywhere; they follow from the records themselves (an admitted one that has not ended holds its
 own), so none can leak, whatever way a migration ends and whoever leads after that.
+
+Those who wait go by priority, then age. One may pass another that waits for a pool, a node or space, but not the first
+of these: what that one needs is promised to it as if it had begun, so that it begins once those have ended who are
+under way, however many come after it.
 """
 
 from __future__ import annotations
@@ -40,6 +44,10 @@ class Surroundings:
     """By PV name, the pools that hold a replica: space that is taken already needs no reservation."""
     policy_caps: Mapping[str, int] = field(default_factory=dict)
     """By policy name."""
+    unread_policies: Mapping[str, str] = field(default_factory=dict)
+    """By policy name, why its cap could not be read."""
+    known: bool = True
+    """False as long as the pools have not been seen: the caps of nodes could not be held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +91,24 @@ class _Slots:
         self.pools: Counter[str] = Counter()
         self.nodes: Counter[str] = Counter()
         self.reserved: Counter[str] = Counter()
+        self.promised = ""
+        """Name of the one that waits and has its pools, nodes and space kept for it."""
 
     def take(self, record: VolumeMigration) -> None:
         """Count an admitted migration in."""
-        pv_name = record.spec.pv_name
-        self.volumes[pv_name] = record.metadata.name
+        self.volumes[record.spec.pv_name] = record.metadata.name
         self.total += 1
         if record.spec.policy_ref is not None:
             self.policies[record.spec.policy_ref.name] += 1
+        self._occupy(record)
+
+    def promise(self, record: VolumeMigration) -> None:
+        """Keep for one that waits what it needs of pools, nodes and space."""
+        self.promised = record.metadata.name
+        self._occupy(record)
+
+    def _occupy(self, record: VolumeMigration) -> None:
+        pv_name = record.spec.pv_name
         self.pools.update(_pools(record))
         self.nodes.update(self.nodes_of(record))
         for pool in {move.target_pool for move in record.spec.moves}:
@@ -99,8 +117,10 @@ class _Slots:
 
     def nodes_of(self, record: VolumeMigration) -> set[str]:
         """Name the nodes it works on, as far as they are known."""
-        nodes = (self._world.pools[name].node for name in _pools(record) if name in self._world.pools)
-        return {node for node in nodes if node is not None}
+        journaled = (*record.status.original_replicas, *record.status.new_replicas)
+        nodes = {replica.pool: replica.node for replica in journaled}
+        nodes |= {name: pool.node for name in _pools(record) if (pool := self._world.pools.get(name)) is not None}
+        return {node for name in _pools(record) if (node := nodes.get(name)) is not None}
 
 
 def _pools(record: VolumeMigration) -> set[str]:
@@ -118,10 +138,12 @@ def decide(
             slots.take(record)
         elif record.status.state is MigrationState.PENDING:
             waiting.append(record)
+    eldest = _eldest(waiting, now)
     verdicts: list[Verdict] = []
     position = 0
     for record in _in_turn(waiting):
-        verdict = _end(record, _elder(record, waiting, slots), now) or _hold(record, slots, caps, surroundings)
+        elder = slots.volumes.get(record.spec.pv_name) or eldest.get(record.spec.pv_name)
+        verdict = _end(record, elder, now) or _hold(record, slots, caps, surroundings)
         if verdict is None:
             slots.take(record)
             verdicts.append(Admit(record.metadata.name))
@@ -130,6 +152,8 @@ def decide(
         else:
             position += 1
             verdicts.append(Queue(record.metadata.name, position, *verdict))
+            if verdict[0] in _CONTENDED and not slots.promised:
+                slots.promise(record)
     return tuple(verdicts)
 
 
@@ -153,27 +177,21 @@ def _withdrawn(record: VolumeMigration, now: datetime) -> tuple[Reason, str] | N
     return None
 
 
-def _elder(record: VolumeMigration, waiting: Sequence[VolumeMigration], slots: _Slots) -> str | None:
-    """Name the migration of the same volume that comes before it: an admitted one, else the oldest that waits."""
-    admitted = slots.volumes.get(record.spec.pv_name)
-    if admitted is not None:
-        return admitted
-    rivals = [
-        other
-        for other in waiting
-        if other.spec.pv_name == record.spec.pv_name
-        and other.metadata.deletion_timestamp is None
-        and not other.spec.cancel_requested
-    ]
-    oldest = min(rivals, key=_age, default=record)
-    return None if oldest.metadata.name == record.metadata.name else oldest.metadata.name
+def _eldest(waiting: Iterable[VolumeMigration], now: datetime) -> dict[str, str]:
+    """Name, for each volume, the oldest that waits for it and is still wanted."""
+    eldest: dict[str, VolumeMigration] = {}
+    for record in waiting:
+        known = eldest.get(record.spec.pv_name)
+        if _withdrawn(record, now) is None and (known is None or _age(record) < _age(known)):
+            eldest[record.spec.pv_name] = record
+    return {volume: record.metadata.name for volume, record in eldest.items()}
 
 
 def _end(record: VolumeMigration, elder: str | None, now: datetime) -> Reject | None:
     withdrawn = _withdrawn(record, now)
     if withdrawn is not None:
         return Reject(record.metadata.name, *withdrawn)
-    if elder is not None:
+    if elder is not None and elder != record.metadata.name:
         return Reject(
             record.metadata.name,
             Reason.ALREADY_MIGRATING,
@@ -186,19 +204,34 @@ def _hold(record: VolumeMigration, slots: _Slots, caps: Caps, surroundings: Surr
     """Say what it has to wait for."""
     if caps.total == 0:
         return Reason.MIGRATIONS_PAUSED, "migrations are paused (the most at once is 0)"
+    if not surroundings.known:
+        return Reason.PLACEMENT_UNKNOWN, "where volumes and pools are is not known yet"
     if slots.total >= caps.total:
         return Reason.GLOBAL_CAP, f"{slots.total} of {caps.total} migrations are under way"
     policy = record.spec.policy_ref.name if record.spec.policy_ref is not None else None
+    if policy is not None and policy in surroundings.unread_policies:
+        return Reason.POLICY_CAP, f"the cap of policy {policy} is not known: {surroundings.unread_policies[policy]}"
     policy_cap = surroundings.policy_caps.get(policy) if policy is not None else None
     if policy is not None and policy_cap is not None and slots.policies[policy] >= policy_cap:
         return Reason.POLICY_CAP, f"{slots.policies[policy]} of {policy_cap} migrations of {policy} are under way"
+    return _contention(record, slots, caps) or _reservation(record, slots, surroundings)
+
+
+_CONTENDED = frozenset({Reason.POOL_CAP, Reason.NODE_CAP, Reason.NO_POOL_WITH_SPACE})
+"""What others could take away again and again from one that waits for several of them."""
+
+
+def _contention(record: VolumeMigration, slots: _Slots, caps: Caps) -> tuple[Reason, str] | None:
+    kept = f", what {slots.promised} waits for counted in" if slots.promised else ""
     for pool in sorted(_pools(record)):
         if slots.pools[pool] >= caps.per_pool:
-            return Reason.POOL_CAP, f"{slots.pools[pool]} of {caps.per_pool} migrations are under way on pool {pool}"
+            taken = f"{slots.pools[pool]} of {caps.per_pool} migrations are under way on pool {pool}"
+            return Reason.POOL_CAP, taken + kept
     for node in sorted(slots.nodes_of(record)):
         if slots.nodes[node] >= caps.per_node:
-            return Reason.NODE_CAP, f"{slots.nodes[node]} of {caps.per_node} migrations are under way on node {node}"
-    return _reservation(record, slots, surroundings)
+            taken = f"{slots.nodes[node]} of {caps.per_node} migrations are under way on node {node}"
+            return Reason.NODE_CAP, taken + kept
+    return None
 
 
 def _reservation(record: VolumeMigration, slots: _Slots, surroundings: Surroundings) -> tuple[Reason, str] | None:

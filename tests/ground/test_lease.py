@@ -473,3 +473,55 @@ async def _befall(cluster: Cluster, holders: dict[str, Holder], identity: str, w
             await holders[identity].stop()
             holders[identity] = cluster.holder(identity)
             holders[identity].start()
+
+
+async def test_a_term_that_was_slept_through_is_over_though_the_lease_is_ours_again() -> None:
+    """Another held it, and gave it back, while we did not look: what was begun before must not go on."""
+    cluster = Cluster()
+    first = cluster.holder("first")
+    async with running(first):
+        await cluster.clock.advance(5)
+        term, lost = first.lease.term, asyncio.ensure_future(first.lease.wait_lost())
+        assert term.held
+        for holder in ("second", ""):
+            await cluster.api.patch(LEASES, "migrator", {"spec": {"holderIdentity": holder}}, NAMESPACE)
+        await cluster.clock.advance(RETRY + 0.1)
+        assert first.held()
+        assert not term.held
+        assert first.lease.term.held
+        assert lost.done()
+
+
+async def test_an_acquisition_that_was_not_answered_begins_a_term_too() -> None:
+    cluster = Cluster()
+    first = cluster.holder("first")
+    async with running(first):
+        await cluster.clock.advance(5)
+        term = first.lease.term
+        await cluster.api.patch(LEASES, "migrator", {"spec": {"holderIdentity": "second"}}, NAMESPACE)
+        await cluster.clock.advance(RETRY + 0.1)
+        assert not first.held()
+        await cluster.api.patch(LEASES, "migrator", {"spec": {"holderIdentity": ""}}, NAMESPACE)
+        cluster.after["first"] = ConnectionLostError()
+        await cluster.clock.advance(RETRY * 1.5)
+        assert (await cluster.record())["holderIdentity"] == "first"
+        assert not first.held()
+        del cluster.after["first"]
+        await cluster.clock.advance(3 * RETRY)
+        assert first.held()
+        assert not term.held
+        assert first.lease.term.held
+
+
+async def test_renewals_go_on_with_one_term_however_late_they_are() -> None:
+    cluster = Cluster()
+    first = cluster.holder("first")
+    async with running(first):
+        await cluster.clock.advance(5)
+        term = first.lease.term
+        cluster.before["first"] = ConnectionLostError()
+        await cluster.clock.advance(RENEW + 1)
+        assert not term.held
+        del cluster.before["first"]
+        await cluster.clock.advance(DURATION)
+        assert term.held, "nobody else held it meanwhile"
