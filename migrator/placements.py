@@ -41,11 +41,11 @@ class Watcher:
     capabilities: bool = True
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def note(self, volumes: frozenset[str], pools: frozenset[str]) -> None:
-        """Remember what changed; nothing named means that what the backend can do did."""
+    def note(self, volumes: frozenset[str], pools: frozenset[str], *, capabilities: bool) -> None:
+        """Remember what changed."""
         self.volumes |= volumes
         self.pools |= pools
-        self.capabilities |= not volumes and not pools
+        self.capabilities |= capabilities
         self.changed.set()
 
     def take(self) -> tuple[set[str], set[str], bool]:
@@ -92,13 +92,18 @@ class Placements:
     # --- changes -------------------------------------------------------------------------------------------------
 
     def note(self, volumes: frozenset[str], pools: frozenset[str]) -> None:
-        """Tell all watchers that these changed; a pool's labels and node concern every volume that might go there."""
+        """
+        Tell all watchers that these changed; nothing named means that what the backend can do did.
+
+        That, and a pool's labels and node, concern every volume that might move, or go there.
+        """
+        capabilities = not volumes and not pools
         told = {name: _place(self._backend.pools.get(name)) for name in pools}
-        if any(self._places.get(name) != place for name, place in told.items()):
+        if capabilities or any(self._places.get(name) != place for name, place in told.items()):
             volumes = frozenset(self._backend.volumes)
         self._places.update(told)
         for watcher in self._watching.values():
-            watcher.note(volumes, pools)
+            watcher.note(volumes, pools, capabilities=capabilities)
 
     def on_pv(self, name: str, old: PersistentVolume | None, new: PersistentVolume | None) -> None:
         """A PersistentVolume changed."""

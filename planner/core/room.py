@@ -153,11 +153,14 @@ def _why_none(case: Case, tier: Tier, size: int, refused: Mapping[str, Held], fo
         )
     nodes = _nodes_of_replicas(case)
     pools = case.placement.pools if case.placement is not None else frozenset()
-    left = [pool for pool in left if pool.node not in nodes and pool.name not in pools]
+    beside = [pool for pool in left if pool.node in nodes or pool.name in pools]
+    left = [pool for pool in left if pool not in beside]
     if not left:
+        told = sorted({refused[pool.name].reason for pool in beside if pool.name in refused})
+        says = f"; the migrator would refuse: {', '.join(told)}" if told else ""
         return Held(
             Reason.NO_POOL_ON_OTHER_NODE,
-            f"every admissible {tier} pool is on a node that has a replica of it ({', '.join(sorted(nodes))})",
+            f"every admissible {tier} pool is on a node that has a replica of it ({', '.join(sorted(nodes))}){says}",
         )
     open_to_it = [pool for pool in left if pool.name not in refused]
     if not open_to_it:
