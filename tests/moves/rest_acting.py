@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import aiohttp
 import msgspec
@@ -28,7 +28,9 @@ from migrator.core.steering.removing import plan_removal, plan_reverse
 from sandbox.fronts.mayastor_rest.app import encode
 from sandbox.fronts.mayastor_rest.contract import validate_exchange
 from sandbox.fronts.mayastor_rest.requests import Request
-from tests.contract.rest_cluster import OTHER, VOLUME, RestCluster
+from sandbox.world.storage import SimPool
+from sandbox.world.versions import MayastorVersion
+from tests.contract.rest_cluster import HOT, OTHER, POOLS, VOLUME, RestCluster, a_pool
 from tests.moves.cluster import QUIET
 
 PV = "pvc-of-mine"
@@ -269,3 +271,31 @@ def refused(result: Result, outcome: Outcome) -> str:
     assert result.outcome is outcome, result
     assert result.detail
     return result.detail
+
+
+# --- scenes ---------------------------------------------------------------------------------------------------------
+
+TWO_ON_N2: Final = (*POOLS, a_pool("p2b", "n2"))
+
+
+async def one_replica(
+    version: MayastorVersion = MayastorVersion.LATE_2024,
+    *,
+    pools: Iterable[SimPool] = POOLS,
+    target: str = "n1",
+    hot: bool = False,
+) -> Desk:
+    """A leader and a volume on p1."""
+    cluster = RestCluster(version, pools=pools)
+    more: dict[str, Any] = {"topology": HOT} if hot else {}
+    await cluster.create(on="p1", **more)
+    await cluster.publish(target)
+    return await leading(cluster)
+
+
+async def two_replicas(version: MayastorVersion, *, target: str, hot: bool = False) -> Desk:
+    """A leader and a volume on p1 and p2, all synced."""
+    cluster = RestCluster(version)
+    more: dict[str, Any] = {"topology": HOT} if hot else {}
+    await cluster.two_replicas("p1", target, also="p2", **more)
+    return await leading(cluster)
