@@ -1,0 +1,164 @@
+"""
+What a seed stands for: the cluster, the settings of the processes, the weather.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+from typing import Final
+
+from sandbox.world.mayastor import Copy, Settings, SimPool, SimReplica, SimVolume
+from tests.simulation.facts import Rules
+from tests.simulation.faults import WEATHERS, Weather
+
+GIB: Final = 2**30
+NODES: Final = ("n1", "n2", "n3", "n4", "n5")
+
+
+class BackendName(StrEnum):
+    """How Mayastor is spoken to in a schedule."""
+
+    CRD = "crd"
+    REST = "rest"
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds."""
+
+    timeout: float
+    poll: float
+    lease: float
+    renew: float
+    retry: float
+    admission: float
+    horizon: float
+    """For how long things go wrong, at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that is settled before a schedule begins."""
+
+    seed: int
+    backend: BackendName
+    weather: Weather
+    rules: Rules
+    timing: Timing
+    storage: Settings
+    migrators: int
+    policy_cap: int
+    pools: tuple[SimPool, ...]
+    volumes: tuple[SimVolume, ...]
+
+    @property
+    def tiers(self) -> Mapping[str, str]:
+        """The tier of each pool."""
+        return {pool.name: pool.labels["tier"] for pool in self.pools}
+
+
+def backend_of(seed: int) -> BackendName:
+    """Every other seed is the other backend's, so that a campaign has as many of each."""
+    return BackendName.CRD if seed % 2 == 0 else BackendName.REST
+
+
+def draw(seed: int, backend: BackendName | None = None) -> Plan:
+    """Draw everything from the seed."""
+    rng = Random(f"plan {seed}")
+    chosen = backend or backend_of(seed)
+    lease = rng.choice((6.0, 10.0, 15.0))
+    timing = Timing(
+        timeout=rng.choice((60.0, 120.0, 240.0)),
+        poll=rng.choice((2.0, 5.0, 10.0)),
+        lease=lease,
+        renew=round(lease * rng.choice((0.5, 0.67, 0.8)), 1),
+        retry=rng.choice((1.5, 2.0)),
+        admission=rng.choice((2.0, 5.0)),
+        horizon=rng.choice((150.0, 240.0, 400.0)),
+    )
+    rules = Rules(
+        total=rng.choice((2, 2, 3, 5)),
+        per_pool=rng.choice((1, 2, 3)),
+        per_node=rng.choice((1, 2, 3)),
+        read_gap=1.0,
+        preservation=rng.random() < 0.04,
+    )
+    storage = Settings(
+        rebuild_bytes_per_second=rng.choice((0.5, 1.0, 4.0)) * GIB,
+        create_seconds=rng.choice((0.1, 0.5, 2.0)),
+        heal_after_seconds=rng.choice((None, None, None, 30.0)),
+        rebuild_unpublished=rng.random() < 0.7,
+    )
+    pools = _pools(rng)
+    return Plan(
+        seed=seed,
+        backend=chosen,
+        weather=rng.choice(WEATHERS),
+        rules=rules,
+        timing=timing,
+        storage=storage,
+        migrators=rng.choice((2, 2, 2, 3)),
+        policy_cap=rng.choice((1, 2, 4)),
+        pools=pools,
+        volumes=_volumes(rng, pools),
+    )
+
+
+def _pools(rng: Random) -> tuple[SimPool, ...]:
+    """Three fast pools, four others; every node may have both kinds."""
+    made = []
+    for tier, count in (("hot", 3), ("cold", 4)):
+        for index, node in enumerate(rng.sample(NODES, count), start=1):
+            made.append(
+                SimPool(
+                    name=f"{tier}-{index}",
+                    node=node,
+                    capacity_bytes=rng.choice((200, 500)) * GIB,
+                    labels={"tier": tier, "site": rng.choice(("a", "a", "b"))},
+                )
+            )
+    return tuple(made)
+
+
+def _volumes(rng: Random, pools: tuple[SimPool, ...]) -> tuple[SimVolume, ...]:
+    """Eight or nine volumes, most of one replica."""
+    made = []
+    for _ in range(rng.choice((8, 8, 9))):
+        count = rng.choice((1, 1, 1, 1, 1, 1, 2, 2, 3))
+        tier = rng.choice(("hot", "cold", "cold"))
+        homes: list[SimPool] = []
+        for pool in rng.sample(pools, len(pools)):
+            fits = pool.labels["tier"] == tier and pool.node not in {home.node for home in homes}
+            if fits and len(homes) < count:
+                homes.append(pool)
+        made.append(_volume(rng, tuple(homes)))
+    return tuple(made)
+
+
+def _volume(rng: Random, homes: tuple[SimPool, ...]) -> SimVolume:
+    identity = uuid.UUID(int=rng.getrandbits(128), version=4)
+    size = rng.choice((1, 4, 10, 20)) * GIB
+    replicas = tuple(
+        SimReplica(
+            uuid=str(uuid.UUID(int=rng.getrandbits(128), version=4)),
+            pool=home.name,
+            copy=Copy.COMPLETE,
+            since=0.0,
+            copied_bytes=float(size),
+        )
+        for home in homes
+    )
+    sites = {home.labels["site"] for home in homes}
+    bound = len(sites) == 1 and rng.random() < 0.2
+    return SimVolume(
+        name=f"pvc-{identity}",
+        size_bytes=size,
+        replica_count=len(homes),
+        inclusion={"site": next(iter(sites))} if bound else None,
+        target_node=rng.choice(NODES) if rng.random() < 0.9 else None,
+        replicas=replicas,
+    )

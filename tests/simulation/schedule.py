@@ -1,0 +1,361 @@
+"""
+One schedule: everything that a seed stands for, from the first moment until all has come to rest.
+
+Processes run, users ask for moves, things go wrong for a while; then nothing goes wrong any more, and within a bounded
+time every migration must have ended and everything must be as it was, or be told of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import random
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from random import Random
+from typing import Any, Final
+
+from common.kube.api import LEASES, PERSISTENT_VOLUMES, STORAGE_POLICIES
+from common.metrics import new_registry
+from common.resources.migration import MigrationState
+from migrator.__main__ import BackendChoice, Settings, limits_of, rules_of
+from migrator.app import Migrator
+from migrator.metrics import MigratorMetrics
+from migrator.service import MigratorService
+from sandbox.world.calls import Call
+from sandbox.world.status import StatusError
+from tests.moves.cluster import pv_body
+from tests.simulation.crd_world import NAMESPACE, CrdWorld
+from tests.simulation.facts import Tally
+from tests.simulation.faults import Faults
+from tests.simulation.invariants import Witness
+from tests.simulation.kube import Issue, SimKubeApi
+from tests.simulation.loop import Life, VirtualLoop, run
+from tests.simulation.people import People
+from tests.simulation.plan import BackendName, Plan, draw
+from tests.simulation.process import Process, SimClock
+from tests.simulation.trace import Trace, TraceLog
+
+LEASE_NAME: Final = "couchestor-migrator"
+LEASE_NAMESPACE: Final = "default"
+POLICY: Final = "tiering"
+LONGEST_FAULTS: Final = 1_500.0
+"""Seconds after which things stop going wrong, whatever was reached."""
+LONGEST_REST: Final = 4_000.0
+"""Seconds within which everything must have come to rest after that."""
+
+
+@dataclass
+class Pod:
+    """A process's place: lives follow each other in it."""
+
+    name: str
+    lives: int = 0
+    process: Process | None = None
+    service: MigratorService | None = None
+    main: asyncio.Task[Any] | None = None
+    skew: timedelta = timedelta(0)
+    same_name: bool = False
+    """Whether every life calls itself the same, as a container that is restarted in its pod does."""
+    kept: list[Process] = field(default_factory=list)
+
+
+class Simulation:
+    """One schedule, running."""
+
+    def __init__(self, plan: Plan) -> None:
+        seed = plan.seed
+        self.plan = plan
+        self.loop = VirtualLoop(Random(f"order {seed}"))
+        self.rng = Random(f"processes {seed}")
+        self.tally = Tally()
+        self.trace = Trace(self.loop.time)
+        self.world = CrdWorld(self.loop, Random(f"storage {seed}"), plan.storage)
+        self.faults = Faults(
+            Random(f"faults {seed}"),
+            plan.weather,
+            now=self.loop.time,
+            kill=self.kill,
+            pause=self.pause,
+            note=lambda what: self.trace.note("fault", what),
+        )
+        self.witness = Witness(
+            plan.backend,
+            plan.rules,
+            self.tally,
+            now=self.loop.time,
+            volume=self.world.volume,
+            node_of=self.world.node_of,
+            policy_cap=self.world.policy_cap,
+            note=lambda what: self.trace.note("witness", what),
+        )
+        self.pods: dict[str, Pod] = {}
+        self.people = People(self, Random(f"people {seed}"))
+
+    # --- processes -----------------------------------------------------------------------------------------------
+
+    def start(self, pod: Pod) -> None:
+        """Begin the next life."""
+        if pod.process is not None and not pod.process.dead:
+            return
+        pod.lives += 1
+        suffix = "" if pod.same_name else f"-{pod.lives}"
+        clock = SimClock(self.loop, offset=self.rng.uniform(0, 1e6), skew=pod.skew)
+        process = Process(pod.name, f"{pod.name}{suffix}", clock)
+        pod.process = process
+        pod.kept.append(process)
+        self.trace.note("world", f"{pod.name} begins life {pod.lives}")
+        pod.main = process.start(self.loop, self._migrator(pod, process))
+
+    def kill(self, process: Process) -> None:
+        """Let a process die at once; it is started again after a while."""
+        if process.dead:
+            return
+        self.tally.crashes += 1
+        self.trace.note("world", f"{process.name} dies")
+        process.kill()
+        self._start_again(process.name, self.rng.choice((0.5, 3.0, self.rng.uniform(5, 60))))
+
+    def _start_again(self, name: str, seconds: float) -> None:
+        pod = self.pods[name]
+        pod.service = None
+        self.loop.after(seconds, lambda: self.start(pod))
+
+    def pause(self, process: Process, seconds: float) -> None:
+        """Suspend a process for a while."""
+        if process.life is not Life.RUNNING:
+            return
+        self.trace.note("world", f"{process.name} is suspended for {seconds:.1f} s")
+        process.pause()
+        self.loop.after(seconds, lambda: self.loop.resume(process))
+
+    def stop(self, pod: Pod) -> None:
+        """Ask a process to end in good order."""
+        if pod.main is not None and pod.process is not None and pod.process.life is Life.RUNNING:
+            self.trace.note("world", f"{pod.name} is told to end")
+            pod.main.cancel()
+
+    async def _migrator(self, pod: Pod, process: Process) -> None:
+        settings = self._settings(process.identity)
+        app = Migrator(
+            settings,
+            self.api(process),
+            rules_of(settings),
+            limits_of(settings),
+            MigratorMetrics(new_registry()),
+            TraceLog(self.trace, pod.name),  # type: ignore[arg-type]
+            process.clock,
+            random.Random(self.rng.getrandbits(64)),
+        )
+        try:
+            async with app:
+                pod.service = app.service
+                await app.broken.wait()
+                self.trace.note("world", f"a part of {pod.name} ended")
+                self.loop.failures.append(f"a part of {pod.name} ended: see the trace")
+        finally:
+            if not process.dead:
+                process.kill()
+                self._start_again(pod.name, self.rng.uniform(0.5, 10))
+
+    def _settings(self, identity: str) -> Settings:
+        timing, rules = self.plan.timing, self.plan.rules
+        return Settings(
+            identity=identity,
+            backend=BackendChoice(self.plan.backend),
+            mayastor_namespace=NAMESPACE,
+            lease_name=LEASE_NAME,
+            lease_namespace=LEASE_NAMESPACE,
+            lease_duration_seconds=timing.lease,
+            lease_renew_seconds=timing.renew,
+            lease_retry_seconds=timing.retry,
+            max_concurrent_migrations=rules.total,
+            max_per_pool=rules.per_pool,
+            max_per_node=rules.per_node,
+            migration_timeout_minutes=timing.timeout / 60,
+            sync_poll_interval_seconds=timing.poll,
+            admission_interval_seconds=timing.admission,
+            dry_run=rules.dry_run,
+            preservation_mode=rules.preservation,
+        )
+
+    def api(self, process: Process) -> SimKubeApi:
+        """Give a process its way to the API server."""
+        return SimKubeApi(
+            self.world.store,
+            process,
+            self.faults,
+            self.loop,
+            issue=self._issue,
+            act=self._act,
+            on_read=lambda who, call, sent, answer: self.world.has_read(who, call.resource, call.name, sent, answer),
+        )
+
+    def _issue(self, process: Process, call: Call, body: Mapping[str, Any]) -> Issue:
+        issue = Issue(process, call, body, self.loop.time(), leads=self.holder() == process.identity)
+        self.witness.issued(issue)
+        return issue
+
+    def _act(self, issue: Issue, write: Callable[[], bytes]) -> bytes:
+        witness = self.witness
+        former, witness.acting = witness.acting, issue
+        try:
+            answer = write()
+            self.trace.weigh(str(issue))
+            if issue.call.resource.plural not in {"leases", "events"}:
+                self.trace.note("effect", f"{issue} {_shown(issue.body)}")
+            return answer
+        finally:
+            witness.acting = former
+
+    def holder(self) -> str:
+        """Who holds the lease of the migrators, by what the store says."""
+        try:
+            lease = json.loads(self.world.store.get(LEASES, LEASE_NAME, LEASE_NAMESPACE))
+        except StatusError:
+            return ""
+        return lease["spec"].get("holderIdentity") or ""
+
+    def policy(self) -> tuple[str, str, int] | None:
+        """The policy's name, uid and generation; None if it is gone."""
+        try:
+            meta = json.loads(self.world.store.get(STORAGE_POLICIES, POLICY))["metadata"]
+        except StatusError:
+            return None
+        return meta["name"], meta["uid"], meta["generation"]
+
+    @property
+    def leader(self) -> Pod | None:
+        """The pod whose life holds the lease."""
+        holder = self.holder()
+        return next((p for p in self.pods.values() if p.process is not None and p.process.identity == holder), None)
+
+    # --- the course of things ------------------------------------------------------------------------------------
+
+    async def play(self) -> None:
+        """Play it to its end."""
+        self._install()
+        await self._rage()
+        self._calm()
+        await self._rest()
+        self.witness.check_quiet()
+        self._finish()
+
+    def _install(self) -> None:
+        plan, store = self.plan, self.world.store
+        self.world.install(plan.pools, plan.volumes)
+        store.create(
+            STORAGE_POLICIES,
+            {
+                "apiVersion": STORAGE_POLICIES.api_version,
+                "kind": STORAGE_POLICIES.kind,
+                "metadata": {"name": POLICY},
+                "spec": {"maxConcurrentMigrations": plan.policy_cap},
+            },
+        )
+        for volume in plan.volumes:
+            body = {"apiVersion": "v1", "kind": "PersistentVolume", **pv_body(volume.name, volume.size_bytes)}
+            store.create(PERSISTENT_VOLUMES, body)
+        self.world.attend(self.witness)
+        for index in range(plan.migrators):
+            name = f"migrator-{index}"
+            pod = self.pods[name] = Pod(name, same_name=self.rng.random() < 0.5)
+            if self.rng.random() < 0.3:
+                pod.skew = timedelta(seconds=self.rng.uniform(-120, 120))
+            self.start(pod)
+
+    async def _rage(self) -> None:
+        self.people.begin()
+        horizon = self.plan.timing.horizon
+        while True:
+            now = self.loop.time()
+            if now >= horizon and (self.eventful or now >= LONGEST_FAULTS):
+                return
+            if now >= horizon:
+                self.people.hurry()
+            await asyncio.sleep(5.0)
+
+    @property
+    def eventful(self) -> bool:
+        """Whether enough happened for the schedule to count."""
+        return self.tally.scaled_up >= 3 and self.faults.count >= 2 and self.tally.crashes >= 1
+
+    def _calm(self) -> None:
+        self.trace.note("world", "from now on nothing goes wrong any more")
+        self.people.rest()
+        self.faults.calm()
+        self.world.all_well()
+        for pod in self.pods.values():
+            pod.skew = timedelta(0)
+            if pod.process is not None:
+                pod.process.clock.skew = timedelta(0)
+                self.loop.resume(pod.process)
+
+    async def _rest(self) -> None:
+        """Wait until all migrations have ended, and for what may still arrive late."""
+        began = self.loop.time()
+        while self.loop.time() - began < LONGEST_REST:
+            await asyncio.sleep(10.0)
+            quiet = all(MigrationState(course.state).terminal for course in self.witness.courses.values())
+            if quiet and self.loop.time() - began >= 240.0:
+                return
+
+    def _finish(self) -> None:
+        self.tally.faults = self.faults.count
+        for failure in self.loop.failures:
+            self.witness.violated(0, failure)
+        for pod in self.pods.values():
+            for process in pod.kept:
+                process.kill()
+
+
+def _shown(body: Mapping[str, Any]) -> str:
+    status = body.get("status")
+    if isinstance(status, Mapping) and "steps" in status:
+        steps = status["steps"]
+        last = steps[-1] if steps else {}
+        kept = {key: last.get(key) for key in ("kind", "number", "write", "outcome", "executor") if last.get(key)}
+        return f"{status.get('state')} {len(steps)} steps, last {kept}"
+    return str(dict(body))[:300]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of a schedule."""
+
+    seed: int
+    backend: str
+    tally: Tally
+    trace: str
+    tail: tuple[str, ...]
+    virtual_seconds: float
+    eventful: bool
+
+
+def simulate(seed: int, backend: BackendName | None = None, *, tail: int = 150) -> Report:
+    """Run the schedule of a seed."""
+    gc.disable()
+    told, sys.unraisablehook = sys.unraisablehook, lambda _told: None
+    try:
+        simulation = Simulation(draw(seed, backend))
+        with contextlib.suppress(asyncio.CancelledError):
+            run(simulation.loop, simulation.play())
+        return Report(
+            seed=seed,
+            backend=simulation.plan.backend,
+            tally=simulation.tally,
+            trace=simulation.trace.number,
+            tail=tuple(simulation.trace.tail(tail)) if simulation.tally.violations else (),
+            virtual_seconds=simulation.loop.time(),
+            eventful=simulation.eventful,
+        )
+    finally:
+        # What dead processes left is cleared away here; that it cannot run to its end is as it should be.
+        simulation = None  # type: ignore[assignment]
+        gc.collect()
+        gc.enable()
+        sys.unraisablehook = told
