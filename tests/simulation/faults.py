@@ -1,8 +1,8 @@
 """
 What goes wrong with calls: drawn from the seed, one call after the other.
 
-How bad the weather is differs from schedule to schedule and, within one, from call to call: what matters most (writes to
-a volume, the journal) is met most often. When a schedule calms down nothing goes wrong any more.
+How bad the weather is differs from schedule to schedule and, within one, from call to call: what matters most, writes
+to a volume and to the journal, is met most often. When a schedule calms down nothing goes wrong any more.
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ Some come at any time; most come when a migration has just entered a state, sinc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,9 +58,9 @@ class People:
         self._busy = True
         rng, horizon = self._rng, self._sim.plan.timing.horizon
         for volume in self._sim.plan.volumes:
-            self._at(rng.uniform(3, 0.5 * horizon), lambda volume=volume: self.ask(volume))
+            self._at(rng.uniform(3, 0.5 * horizon), partial(self.ask, volume))
             if rng.random() < 0.4:
-                self._at(rng.uniform(0.4, 1.0) * horizon, lambda volume=volume: self.ask(volume))
+                self._at(rng.uniform(0.4, 1.0) * horizon, partial(self.ask, volume))
         for _ in range(rng.randrange(2, 9)):
             self._at(rng.uniform(5, horizon), self.befall)
         self._sim.witness.on_state = self._on_state
@@ -237,17 +238,18 @@ class People:
     def _label(self, course: Course) -> None:
         for beat in range(self._rng.choice((1, 5, 30))):
             label = {"touched": f"at-{beat}"}
-            self._at(0.7 * beat, lambda label=label: self._sim.world.label_volume(course.volume, label))
+            self._at(0.7 * beat, partial(self._sim.world.label_volume, course.volume, label))
 
     def _touch_pv(self, course: Course) -> None:
         for beat in range(self._rng.choice((1, 5, 20))):
             body = {"metadata": {"labels": {"touched": f"at-{beat}"}}}
             self._at(
                 0.5 * beat,
-                lambda body=body: self._sim.world.by_user(
-                    lambda store: store.patch(PERSISTENT_VOLUMES, course.volume, body)
-                ),
+                partial(self._patch_pv, course.volume, body),
             )
+
+    def _patch_pv(self, volume: str, body: Mapping[str, Any]) -> None:
+        self._sim.world.by_user(lambda store: store.patch(PERSISTENT_VOLUMES, volume, body))
 
     def _lose_pools(self, course: Course) -> None:
         pool = self._rng.choice(sorted(course.pools))
@@ -288,7 +290,7 @@ class People:
 
     def _strip_annotations(self, course: Course) -> None:
         body = {"metadata": {"annotations": {PARKED: None, LAST_MIGRATION: None, MOVE_MEMORY: None}}}
-        self._sim.world.by_user(lambda store: store.patch(PERSISTENT_VOLUMES, course.volume, body))
+        self._patch_pv(course.volume, body)
 
     # --- what befalls a cluster ----------------------------------------------------------------------------------
 
