@@ -107,7 +107,8 @@ class Leader:
         return self._shared.log
 
     @property
-    def _leads(self) -> bool:
+    def leads(self) -> bool:
+        """Whether whatever was begun under it may still write."""
         return self._shared.lease.held
 
     def kick(self) -> None:
@@ -180,7 +181,7 @@ class Leader:
     async def _work(self) -> None:
         backoff = Backoff(self._rng, first_seconds=0.5, cap_seconds=30.0)
         admission = Admission(self._shared, self._roster, self._rules.caps, self._desk)
-        while self._leads:
+        while self.leads:
             self._kick.clear()
             try:
                 await self._pass(admission)
@@ -294,7 +295,7 @@ class Leader:
 
     def _orphaned(self, record: VolumeMigration, why: str) -> None:
         """See to a volume whose record was taken away; whoever does not lead any more cannot tell that from an end."""
-        if not self._leads:
+        if not self.leads:
             return
         self._roster.forget(record)
         self._backoff.pop(record.metadata.name, None)
@@ -310,7 +311,7 @@ class Leader:
     async def _on_end(self, record: VolumeMigration) -> None:
         self._roster.learn(record)
         self._announce.ended(record)
-        if FINALIZER not in (record.metadata.finalizers or ()) or not self._leads:
+        if FINALIZER not in (record.metadata.finalizers or ()) or not self.leads:
             return
         try:
             free = await records.let_go(self._api, record)
@@ -326,7 +327,7 @@ class Leader:
                 await self._on_end(record)  # perhaps one whose end was stored by somebody who died before telling
         going = collectable(known, self._clock.now(), keep=self._rules.keep, keep_for=self._rules.keep_for)
         for record in going:
-            if not self._leads:
+            if not self.leads:
                 return
             try:
                 there = await records.remove(self._api, record)
