@@ -140,21 +140,25 @@ def test_what_is_firm_holds_whatever_others_undo(scene: Scene) -> None:
 
 @BRIEF
 @given(scenes())
-def test_an_incomplete_new_replica_goes_in_every_version_without_levers(scene: Scene) -> None:
+def test_an_incomplete_new_replica_goes_in_every_version_and_also_if_it_was_completed_meanwhile(scene: Scene) -> None:
     if scene.state.pools[scene.target].node in scene.nodes:
         return
     scene = grown(scene)
-    partial = tuple(
-        replace(each, copy=Copy.PARTIAL if each.uuid == "new" else Copy.COMPLETE) for each in scene.volume.replicas
-    )
+    replicas = tuple(replace(each, copy=Copy.COMPLETE) for each in scene.volume.replicas)
+    partial = tuple(replace(each, copy=Copy.PARTIAL if each.uuid == "new" else Copy.COMPLETE) for each in replicas)
     scene = scene.with_volume(replace(scene.volume, replicas=partial))
     cluster = seen(scene.state)
     plan = plan_reverse(cluster, cluster.volumes[VOLUME], "new", scene.abilities, OURS)
     if isinstance(plan, Refusal):
         assert plan.reason in {Reason.NOT_PUBLISHED, Reason.AFFINITY_GROUP_MINIMUM}
         return
-    assert plan.levers == ()
-    assert goes_for_certain(scene, "new", ())
+    assert goes_for_certain(scene, "new", plan.levers)
+    complete = scene.with_volume(replace(scene.volume, replicas=replicas))
+    if plan.relies_on:
+        assert goes_for_certain(complete, "new", plan.levers)
+    else:
+        assert plan.levers == ()
+        assert isinstance(removal(complete, "new"), Refusal)
 
 
 @BRIEF

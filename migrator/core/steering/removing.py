@@ -81,20 +81,32 @@ def plan_reverse(
     """
     Find the levers with which the new replica goes again, by its identity.
 
-    While it is known not to be Synced and all others are, no lever is needed: in every version an incomplete replica
-    goes before a complete one.
+    While its copy is being made it is planned as if it were Synced, because it may be by the time of the call. Where
+    that cannot be steered, or it has failed, its health is relied upon: in every version an incomplete replica goes
+    before a complete one.
     """
     replica = volume.replica(new)
     if replica is None:
         return Refusal(Reason.SOURCE_NOT_FOUND, f"volume {volume.uuid} has no replica {new}")
     if replica.health not in {ReplicaHealth.SYNCING, ReplicaHealth.FAULTED}:
         return plan_removal(cluster, volume, new, abilities, mark)
+    if replica.health is ReplicaHealth.SYNCING:
+        as_synced = plan_removal(cluster, _as_if_synced(volume, new), new, abilities, mark)
+        if isinstance(as_synced, LeverSet):
+            return as_synced
     removal = _Removal(cluster, volume, replica)
     for check in (_published, _single_nexus, _stays_enough, _stays_synced):
         refusal = check(removal)
         if refusal is not None:
             return refusal
     return LeverSet((), frozenset(), Footing.FIRM, f"the replica on {replica.pool} is {replica.health} and goes first")
+
+
+def _as_if_synced(volume: RestVolume, identity: str) -> RestVolume:
+    replicas = (
+        replace(each, health=ReplicaHealth.SYNCED) if each.identity == identity else each for each in volume.replicas
+    )
+    return replace(volume, replicas=tuple(replicas))
 
 
 def _removal_levers(removal: _Removal, mark: str) -> Iterable[tuple[Lever, ...]]:
