@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import io
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,7 +38,9 @@ from planner.__main__ import Settings as PlannerSettings
 from planner.__main__ import planner as run_planner
 from planner.servicer import SERVICE as PLANNER
 from sandbox.fronts.kube import KubeFront
+from sandbox.fronts.mayastor_rest.app import FrontSettings, MayastorRestFront
 from sandbox.world.kinds import CRDS
+from sandbox.world.storage import SimVolume
 from sandbox.world.store import Store
 from tests.contract.rest_cluster import GIB, VOLUME, RestCluster
 from tests.moves.cluster import definitions
@@ -49,7 +51,9 @@ from tests.wire.migrator_stage import DEADLINE, quick_settings
 POLICY: Final = "tiering"
 PV: Final = "pvc-db"
 """Not made from the volumeHandle, as a volume that was provisioned by hand has it."""
-HOT_IOPS: Final = 9000.0
+LUKEWARM, BUSY = 1000.0, 9000.0
+"""Operations a second: a volume that no policy wants elsewhere, and one that it does."""
+OURS: Final = ("storagepolicies", "volumemigrations")
 
 
 @dataclass
@@ -74,7 +78,7 @@ class RestStage:
     def records(self) -> int:
         return len(self.store.list_page(VOLUME_MIGRATIONS).items)
 
-    async def placements(self) -> AsyncIterator[pb.WatchPlacementsResponse]:
+    async def placements(self) -> AsyncGenerator[pb.WatchPlacementsResponse, None]:
         """Yield what is known of the placements, whole, each time that something is told."""
         volumes: dict[str, pb.VolumePlacement] = {}
         pools: dict[str, pb.Pool] = {}
@@ -120,6 +124,16 @@ class RestStage:
             return answer.status, await answer.text()
 
 
+def in_real_time(cluster: RestCluster, *volumes: SimVolume) -> RestCluster:
+    """The same pools with these volumes, on a clock that goes."""
+    front, now = cluster.front, SystemClock()
+    settings = FrontSettings(front.api.settings.control, cache_seconds=0.0)
+    cluster.front = MayastorRestFront(
+        clock=now, rng=random.Random(1), settings=settings, pools=front.state.pools.values(), volumes=volumes
+    )
+    return cluster
+
+
 def add_pv(store: Store, name: str, uuid: str, size: int = 10 * GIB) -> None:
     """Add a Bound PersistentVolume with a volumeHandle."""
     spec = {
@@ -132,11 +146,11 @@ def add_pv(store: Store, name: str, uuid: str, size: int = 10 * GIB) -> None:
     store.patch(PERSISTENT_VOLUMES, name, {"status": {"phase": "Bound"}}, subresource="status")
 
 
-def a_store(pvs: Mapping[str, str]) -> Store:
+def a_store(pvs: Mapping[str, str], crds: Sequence[str] = ()) -> Store:
     """A Kubernetes API with a policy by which hot volumes go to the pools of tier hot."""
     store = Store(now=lambda: datetime.now(UTC), rng=random.Random(5))
     for definition in definitions():
-        if "mayastorvolumes" not in definition["metadata"]["name"]:
+        if definition["spec"]["names"]["plural"] in (*OURS, *crds):
             store.create(CRDS, definition)
     for name, uuid in pvs.items():
         add_pv(store, name, uuid)
@@ -147,18 +161,28 @@ def a_store(pvs: Mapping[str, str]) -> Store:
 
 @asynccontextmanager
 async def rest_stage(
-    tmp_path: Path, cluster: RestCluster, *, pvs: Mapping[str, str] | None = None, **settings: Any
+    tmp_path: Path,
+    cluster: RestCluster,
+    *,
+    pvs: Mapping[str, str] | None = None,
+    crds: Sequence[str] = (),
+    heat: float = LUKEWARM,
+    **settings: Any,
 ) -> AsyncIterator[RestStage]:
-    """Run both services as their programs do; `settings` are those of the migrator. The volumes are hot."""
+    """
+    Run both services as their programs do; `settings` are those of the migrator.
+
+    `heat` is that of all volumes. `crds`: which of Mayastor's own resources are served, by their plural.
+    """
     pvs = {PV: VOLUME} if pvs is None else pvs
-    store, log, clock = a_store(pvs), io.StringIO(), SystemClock()
-    scorer = FakeScorer(scores=dict.fromkeys(pvs, HOT_IOPS))  # type: ignore[abstract]  # nobody calls more of it
+    store, log, clock = a_store(pvs, crds), io.StringIO(), SystemClock()
+    scorer = FakeScorer(scores=dict.fromkeys(pvs, heat))  # type: ignore[abstract]  # nobody calls more of it
     logger = make_logger("test", level="INFO", json=True, stream=log, clock=clock)
     async with contextlib.AsyncExitStack() as stack:
         served = await stack.enter_async_context(staged(cluster))
         front = await stack.enter_async_context(KubeFront(store))
         kubeconfig = str(front.write_kubeconfig(tmp_path / "kubeconfig"))
-        heat = GrpcServer(
+        scoring = GrpcServer(
             "127.0.0.1:0",
             lambda server: scorer_pb2_grpc.add_ScorerServiceServicer_to_server(scorer, server),
             (),
@@ -167,7 +191,7 @@ async def rest_stage(
             insecure_bind=False,
             drain_seconds=0.0,
         )
-        await stack.enter_async_context(heat)
+        await stack.enter_async_context(scoring)
         shared: dict[str, Any] = {"log": logger, "clock": clock}
         chosen = quick_settings(
             **{
@@ -186,10 +210,11 @@ async def rest_stage(
             grpc_addr="127.0.0.1:0",
             metrics_addr="127.0.0.1:0",
             health_addr="127.0.0.1:0",
-            scorer_addr=f"127.0.0.1:{heat.port}",
+            scorer_addr=f"127.0.0.1:{scoring.port}",
             migrator_addr=f"127.0.0.1:{ports.grpc}",
             reconcile_interval_seconds=0.5,
             error_requeue_seconds=0.5,
+            plan_not_after_seconds=60.0,
             drain_seconds=0.2,
         )
         other = await stack.enter_async_context(HttpKubeApi.connect(kubeconfig))

@@ -21,7 +21,7 @@ from sandbox.world.control.plane import VolumeEntry
 from sandbox.world.storage import SimPool
 from sandbox.world.versions import MayastorVersion
 from tests.contract.rest_cluster import OTHER, VOLUME, RestCluster, a_pool
-from tests.wire.rest_stage import PV, rest_stage
+from tests.wire.rest_stage import BUSY, PV, rest_stage
 
 SLOW, FAST, SPARE = a_pool("slow", "n1", "cold"), a_pool("fast", "n2", "hot"), a_pool("spare", "n3", "cold")
 NEW = MayastorVersion.OPENEBS_4_3
@@ -134,7 +134,7 @@ TARGETS: list[dict[str, Any]] = [
 async def test_it_is_refused_everywhere_with_its_reason_and_nothing_is_written(
     tmp_path: Path, reason: Reason, scene: Scene
 ) -> None:
-    async with rest_stage(tmp_path, await scene()) as running:
+    async with rest_stage(tmp_path, await scene(), heat=BUSY) as running:
         placed = await running.placed()
         assert reason in {refusal.reason for refusal in placed.refusals}, placed.refusals
         for number, target in enumerate(TARGETS):
