@@ -52,10 +52,15 @@ def check_levers(memory: LeverMemory, seen: Snapshot, limits: Limits) -> tuple[L
     found = [*_lasting(pulled, seen, limits), *_together(marks), *_unexplained(memory.unknown, seen, limits)]
     ended = frozenset(name for name, migration in seen.migrations.items() if migration.state.terminal)
     for name in sorted(ended - memory.ended if memory.usual is not None else ()):
-        found += _left(seen.migrations[name], pulled, busy=busy)
-    fresh = [violation for violation in found if (violation.promise, violation.subject) not in memory.told]
-    told = memory.told | {(violation.promise, violation.subject) for violation in fresh}
-    return LeverMemory(usual, pulled, ended, busy, frozenset(marks), told), tuple(fresh)
+        found += _left(seen.migrations[name], pulled, usual, busy=busy)
+    fresh: dict[tuple[Promise, str], Violation] = {}
+    for violation in found:
+        fresh.setdefault((violation.promise, violation.subject), violation)
+    told = memory.told | fresh.keys()
+    return (
+        LeverMemory(usual, pulled, ended, busy, frozenset(marks), told),
+        tuple(violation for key, violation in fresh.items() if key not in memory.told),
+    )
 
 
 def still_pulled(memory: LeverMemory) -> tuple[Violation, ...]:
@@ -90,7 +95,7 @@ def _lasting(pulled: Mapping[SeenSetting, float], seen: Snapshot, limits: Limits
 
 def _together(marks: set[str]) -> Iterator[Violation]:
     if len(marks) > 1:
-        yield Violation(Promise.ONE_STEERS, "all", f"at once: {', '.join(sorted(marks))}")
+        yield Violation(Promise.ONE_STEERS, "all", f"at once: {', '.join(map(_marked, sorted(marks)))}")
 
 
 def _unexplained(marks: frozenset[str], seen: Snapshot, limits: Limits) -> Iterator[Violation]:
@@ -98,24 +103,30 @@ def _unexplained(marks: frozenset[str], seen: Snapshot, limits: Limits) -> Itera
     for mark in sorted(marks):
         known = [migration for migration in seen.migrations.values() if _names(mark, migration)]
         if not known:
-            yield Violation(Promise.WRITES_ARE_JOURNALED, f"mark {mark}", "no migration on record has this mark")
+            yield Violation(Promise.WRITES_ARE_JOURNALED, _marked(mark), "no migration on record has this mark")
         elif limits.dry_run or all(migration.dry_run for migration in known):
-            yield Violation(Promise.DRY_RUN_WRITES_NOTHING, f"mark {mark}", "it steers Mayastor")
+            yield Violation(Promise.DRY_RUN_WRITES_NOTHING, _marked(mark), "it steers Mayastor")
 
 
-def _left(migration: SeenMigration, pulled: Mapping[SeenSetting, float], *, busy: bool) -> Iterator[Violation]:
+def _left(
+    migration: SeenMigration, pulled: Mapping[SeenSetting, float], usual: frozenset[SeenSetting], *, busy: bool
+) -> Iterator[Violation]:
     """What a migration has left behind. That which has no mark may be another one's, where there is one."""
     if migration.state is MigrationState.FAILED and migration.reason == Reason.LEVERS_LEFT:
         return
     for setting in sorted(pulled):
         mark = mark_of(setting)
         if _names(mark, migration) if mark is not None else not busy:
-            yield _leaked(setting, f"{migration.name} has ended", frozenset())
+            yield _leaked(setting, f"{migration.name} has ended", usual)
 
 
 def _leaked(setting: SeenSetting, when: str, usual: frozenset[SeenSetting]) -> Violation:
     state = "missing" if setting in usual else "left"
     return Violation(Promise.NOTHING_LEAKED, setting.subject, f"{setting.what} is {state}, and {when}")
+
+
+def _marked(mark: str) -> str:
+    return f"couchestor-{mark}" if mark else "couchestor"
 
 
 def _names(mark: str, migration: SeenMigration) -> bool:
