@@ -99,6 +99,8 @@ class Faults:
         self.raging = True
         """Whether anything goes wrong."""
         self.count = 0
+        self.on_their_way = 0
+        """Writes that will take effect late."""
         self.cut_off: dict[str, float] = {}
         """Until when a process reaches nobody."""
         self.outage_until = 0.0
@@ -217,7 +219,7 @@ class Faults:
             case 1 | 2:
                 return Mishap("taken unheard", seconds=quick, effective=True)
             case 3 | 4:
-                late = rng.choice((rng.uniform(0, 3), rng.uniform(3, 40), rng.uniform(30, 200)))
+                late = rng.choice((rng.uniform(0, 3), rng.uniform(3, 40), rng.uniform(30, 150)))
                 return Mishap("late effect", seconds=min(quick, late), late=late)
             case 5 if call.verb == "patch":
                 return Mishap("409", 409)

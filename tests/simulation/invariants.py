@@ -122,6 +122,7 @@ class Witness:
         self._downs: dict[str, Down] = {}
         self._reads: defaultdict[tuple[Process, str], deque[Read]] = defaultdict(lambda: deque(maxlen=8))
         self._told: set[str] = set()
+        self._parked: set[str] = set()
         self.on_state: Callable[[Course], None] = lambda _course: None
         """Is told of every state that a migration enters."""
         self.lost: dict[str, str] = {}
@@ -274,6 +275,8 @@ class Witness:
         annotations = change.after.body["metadata"].get("annotations") or {}
         former = change.before.body["metadata"].get("annotations") or {} if change.before else {}
         if course is None:
+            if PARKED in annotations:
+                self._parked.add(name)
             if name not in self.lost:
                 self.violated(6, f"{actor} took effect and no migration of {name} is at work")
             return
@@ -368,8 +371,7 @@ class Witness:
             return
         if self._at_work.get(course.volume) is course:
             del self._at_work[course.volume]
-        if course.wrote:
-            self.lost[course.volume] = name
+        self.lost[course.volume] = name
         course.state, course.reason = "Gone", Reason.RECORD_LOST
 
     # --- ends ----------------------------------------------------------------------------------------------------
@@ -452,3 +454,7 @@ class Witness:
             fact = self._volume(name)
             if fact is not None and self.check_left(self._wrote.get(name), fact):
                 self.tally.leaked += 1
+        for name, record in self.lost.items():
+            wrote = self._wrote.get(name)
+            if wrote is not None and wrote.name == record and name in self.wanted and name not in self._parked:
+                self.violated(6, f"{record} was torn away, and {name} is not parked")

@@ -244,6 +244,7 @@ class SimKubeApi:
         await asyncio.sleep(there)
         if mishap is not None:
             if mishap.late is not None:
+                self._faults.on_their_way += 1
                 self._loop.after(mishap.late, lambda: self._late(issue, write))
             elif mishap.effective:
                 self._quietly(issue, write)
@@ -265,6 +266,7 @@ class SimKubeApi:
         await asyncio.sleep(0)
 
     def _late(self, issue: Issue, write: Callable[[], bytes]) -> None:
+        self._faults.on_their_way -= 1
         self._faults.note(f"late effect of {issue}, sent at {issue.at:.3f} s")
         self._quietly(issue, write)
 

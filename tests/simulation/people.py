@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from tests.simulation.schedule import Pod, Simulation
 
 FORGETTABLE: Final[tuple[Resource, ...]] = (VOLUME_MIGRATIONS, PERSISTENT_VOLUMES, MAYASTOR_VOLUMES, DISK_POOLS)
-TARGETED: Final = 0.12
+ENDED: Final = frozenset({"Completed", "Aborted", "Failed", "Gone"})
+TARGETED: Final = {"ScalingUp": 0.15, "WaitingSync": 0.35, "ScalingDown": 0.2}
 """Share of a migration's changes of state upon which something befalls it."""
 
 
@@ -68,7 +69,9 @@ class People:
     def hurry(self) -> None:
         """Not enough happened yet: ask for more, and see to it that somebody dies."""
         sim, rng = self._sim, self._rng
-        for volume in rng.sample(sim.plan.volumes, 3):
+        busy = {course.volume for course in sim.witness.courses.values() if course.state not in ENDED}
+        idle = [volume for volume in sim.plan.volumes if volume.name not in busy]
+        for volume in rng.sample(idle, min(2, len(idle))):
             self.ask(volume)
         if sim.tally.crashes == 0:
             self._kill_leader()
@@ -85,7 +88,7 @@ class People:
         self._sim.loop.after(seconds, happen)
 
     def _on_state(self, course: Course) -> None:
-        if self._busy and self._rng.random() < TARGETED:
+        if self._busy and self._rng.random() < TARGETED.get(course.state, 0.05):
             act = self._rng.choice(
                 (
                     self._cancel,
@@ -165,9 +168,10 @@ class People:
             request.policy.CopyFrom(self._policy())
         if rng.random() < 0.3:
             request.priority = rng.choice((0, 100))
-        expiry = Timestamp()
-        expiry.FromDatetime(START + timedelta(seconds=sim.loop.time() + rng.choice((120, 600, 3600))))
-        request.not_after.CopyFrom(expiry)
+        if rng.random() < 0.3:
+            expiry = Timestamp()
+            expiry.FromDatetime(START + timedelta(seconds=sim.loop.time() + rng.choice((120, 600, 3600))))
+            request.not_after.CopyFrom(expiry)
         self._send(pod, lambda service: service.start_migration(request))
         if rng.random() < 0.2:
             other = rng.choice(pods)

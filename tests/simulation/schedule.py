@@ -277,7 +277,7 @@ class Simulation:
                 return
             if now >= horizon:
                 self.people.hurry()
-            await asyncio.sleep(5.0)
+            await asyncio.sleep(10.0)
 
     @property
     def eventful(self) -> bool:
@@ -301,7 +301,7 @@ class Simulation:
         while self.loop.time() - began < LONGEST_REST:
             await asyncio.sleep(10.0)
             quiet = all(MigrationState(course.state).terminal for course in self.witness.courses.values())
-            if quiet and self.loop.time() - began >= 240.0:
+            if quiet and not self.faults.on_their_way and self.loop.time() - began >= 40.0:
                 return
 
     def _finish(self) -> None:
