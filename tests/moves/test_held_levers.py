@@ -1,0 +1,192 @@
+"""Which levers may be pulled, as the journals tell; and what is switched off, as the Lease tells."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from common.kube.api import ConflictError, ForbiddenError, UnreachableError
+from common.resources.meta import LEVERS_OFF, ObjectMeta
+from common.resources.migration import (
+    AdmittedSettings,
+    BackendKind,
+    MigrationSpec,
+    MigrationState,
+    MigrationStatus,
+    Step,
+    StepKind,
+    VolumeMigration,
+)
+from migrator.core.model import Outcome, Purpose, ReleaseLevers, SetReplicaCount, SwitchOff, Write, encode_write
+from migrator.core.steering.abilities import Ability
+from migrator.core.steering.cluster import PoolCordon
+from migrator.core.steering.levers import CordonNode, CordonPool, LabelPool, Lever
+from migrator.held_levers import HeldLevers, levers_of
+from migrator.levers_off import LeversOff
+from tests.moves.cluster import QUIET
+
+NOW = datetime(2026, 2, 2, tzinfo=UTC)
+CORDON = CordonNode(node="n3", label="couchestor-m")
+LABEL = LabelPool(pool="p2", key="tier", value="couchestor-m", previous="hot")
+POOL = CordonPool(pool="p3", previous=PoolCordon(snapshots=True))
+COUNT = SetReplicaCount(purpose=Purpose.SCALE_UP, replica_count=2, levers=(CORDON, LABEL, POOL))
+
+
+def intent(number: int, write: Write = COUNT) -> Step:
+    return Step(NOW, StepKind.INTENT, MigrationState.SCALING_UP, number=number, write=encode_write(write))
+
+
+def outcome(number: int, what: Outcome, *, left: bool = False) -> Step:
+    return Step(NOW, StepKind.OUTCOME, MigrationState.SCALING_UP, number=number, outcome=what, levers_left=left)
+
+
+TAKEN_UP = Step(NOW, StepKind.TAKEN_UP, MigrationState.SCALING_UP, executor="another")
+
+
+def record(*steps: Step, name: str = "m", state: MigrationState = MigrationState.SCALING_UP, **fields: Any) -> Any:
+    settings = AdmittedSettings(False, False, 60.0, 1.0, backend=fields.pop("backend", BackendKind.REST))
+    return VolumeMigration(
+        ObjectMeta(name=name),
+        MigrationSpec(request_id=name, pv_name="pvc", volume_handle="handle", moves=()),
+        MigrationStatus(state=state, steps=steps, settings=settings),
+    )
+
+
+ALL: tuple[Lever, ...] = (CORDON, LABEL, POOL)
+
+
+@pytest.mark.parametrize(
+    ("steps", "held"),
+    [
+        ((), ()),
+        ((intent(1),), ALL),
+        ((intent(1), intent(2, ReleaseLevers(ALL))), ()),
+        ((intent(1), TAKEN_UP), ALL),
+        ((intent(1), TAKEN_UP, outcome(1, Outcome.REFUSED)), ALL),
+        ((intent(1), outcome(1, Outcome.DONE)), ()),
+        ((intent(1), outcome(1, Outcome.REFUSED)), ()),
+        ((intent(1), outcome(1, Outcome.UNKNOWN)), ()),
+        ((intent(1), outcome(1, Outcome.DONE, left=True)), ALL),
+        ((intent(1), outcome(1, Outcome.UNKNOWN, left=True)), ALL),
+        ((intent(1), outcome(1, Outcome.DONE, left=True), intent(2, ReleaseLevers(ALL))), ALL),
+        ((intent(1), outcome(1, Outcome.DONE, left=True), intent(2, ReleaseLevers(ALL)), TAKEN_UP), ALL),
+        (
+            (
+                intent(1),
+                outcome(1, Outcome.DONE, left=True),
+                intent(2, ReleaseLevers(ALL)),
+                outcome(2, Outcome.UNKNOWN),
+            ),
+            ALL,
+        ),
+        (
+            (intent(1), outcome(1, Outcome.DONE, left=True), intent(2, ReleaseLevers(ALL)), outcome(2, Outcome.DONE)),
+            (),
+        ),
+        (
+            (
+                intent(1),
+                outcome(1, Outcome.DONE, left=True),
+                intent(2, ReleaseLevers((LABEL,))),
+                outcome(2, Outcome.DONE),
+            ),
+            (CORDON, POOL),
+        ),
+        (
+            (
+                intent(1),
+                outcome(1, Outcome.DONE, left=True),
+                intent(2, ReleaseLevers(ALL)),
+                outcome(2, Outcome.DONE),
+                intent(3),
+            ),
+            ALL,
+        ),
+    ],
+)
+def test_a_lever_is_held_from_its_intent_until_it_is_known_to_have_been_let_go(
+    steps: tuple[Step, ...], held: tuple[Lever, ...]
+) -> None:
+    assert levers_of(record(*steps)) == held
+
+
+def test_a_lever_that_comes_back_from_the_cluster_is_the_same() -> None:
+    journey = msgspec.json.decode(msgspec.json.encode(record(intent(1))), type=VolumeMigration)
+    assert levers_of(journey) == ALL
+
+
+def test_journals_of_the_other_backend_and_of_later_versions_hold_none() -> None:
+    assert levers_of(record(intent(1), backend=BackendKind.CRD)) == ()
+    later = Step(NOW, StepKind.INTENT, MigrationState.SCALING_UP, number=1, write={"type": "Teleport"})
+    assert levers_of(record(later)) == ()
+
+
+def test_those_of_ended_migrations_are_left_behind_and_none_is_told_twice() -> None:
+    held = HeldLevers()
+    assert not held.on_migration("m", record())
+    assert held.on_migration("m", record(intent(1)))
+    assert (held.active, held.left_behind) == (ALL, ())
+    assert not held.on_migration("m", record(intent(1), TAKEN_UP)), "nothing is held that was not before"
+    other = intent(1, SetReplicaCount(purpose=Purpose.SCALE_DOWN, replica_count=1, levers=(LABEL,)))
+    assert held.on_migration("n", record(other, name="n"))
+    assert held.active == (*ALL, LABEL)
+    assert held.on_migration("m", record(intent(1), TAKEN_UP, state=MigrationState.FAILED))
+    assert (held.active, held.left_behind) == ((LABEL,), ALL)
+    assert held.on_migration("n", record(other, outcome(1, Outcome.DONE), name="n"))
+    assert held.on_migration("m", None), "its record was collected: nobody knows of them any more"
+    assert (held.active, held.left_behind) == ((), ())
+    assert not held.on_migration("m", None)
+
+
+# --- what is switched off --------------------------------------------------------------------------------------------
+
+
+class ALease:
+    """A Lease with an annotation, and what becomes of writes to it."""
+
+    def __init__(self, text: str = "", fails: Exception | None = None, keeps: str | None = None) -> None:
+        self.annotations = {LEVERS_OFF: text} if text else {}
+        self.fails, self.keeps = fails, keeps
+
+    async def annotate(self, key: str, change: Any) -> str:
+        if self.fails is not None:
+            raise self.fails
+        self.annotations[key] = change(self.annotations.get(key, "")) if self.keeps is None else self.keeps
+        return self.annotations[key]
+
+
+def test_a_persons_words_are_read_with_blanks_and_unknown_ones_passed_over() -> None:
+    lease = ALease(f" {Ability.GO_NODE_CORDON} , , Unheard,{Ability.ADD_POOL_LABEL}")
+    off = LeversOff(lease, QUIET)
+    assert off() == {Ability.GO_NODE_CORDON, Ability.ADD_POOL_LABEL}
+    lease.annotations = {}
+    assert off() == frozenset()
+
+
+async def test_what_is_switched_off_is_added_to_what_is_there() -> None:
+    lease = ALease(f"Unheard,{Ability.GO_NODE_CORDON}")
+    off = LeversOff(lease, QUIET)
+    done = await off.switch_off(SwitchOff((Ability.GO_NODE_CORDON, Ability.GO_POOL_MISMATCH)))
+    assert done.outcome is Outcome.DONE
+    assert lease.annotations[LEVERS_OFF] == f"Unheard,{Ability.GO_NODE_CORDON},{Ability.GO_POOL_MISMATCH}"
+    assert off() == {Ability.GO_NODE_CORDON, Ability.GO_POOL_MISMATCH}
+
+
+@pytest.mark.parametrize(
+    ("lease", "outcome"),
+    [
+        (ALease(fails=ConflictError("changed")), Outcome.CONFLICT),
+        (ALease(fails=ForbiddenError("no")), Outcome.REFUSED),
+        (ALease(fails=UnreachableError("gone")), Outcome.UNKNOWN),
+        (ALease(keeps=""), Outcome.REFUSED),
+    ],
+)
+async def test_a_write_that_did_not_come_through_says_so(lease: ALease, outcome: Outcome) -> None:
+    off = LeversOff(lease, QUIET)
+    result = await off.switch_off(SwitchOff((Ability.GO_NODE_CORDON,)))
+    assert result.outcome is outcome
+    assert LEVERS_OFF in result.detail
+    assert off() == frozenset()
