@@ -10,7 +10,8 @@ from couchestor.planner.v1 import planner_pb2
 from couchestor.scorer.v1 import scorer_pb2
 from rich.text import Text
 
-from cli.render import Marks, ago, number, quality_word, span, time_of, window_of
+from cli.render import Marks, ago, number, quality_word, time_of, window_of
+from common.durations import format_span
 from common.quantities import format_bytes
 
 OUTCOMES = {
@@ -62,7 +63,7 @@ def heat_sentence(score: scorer_pb2.HeatScore, now: datetime) -> str:
 def wait(until: datetime, now: datetime) -> str:
     """ "in 11h", or "now" for what has passed already."""
     left = until - now
-    return f"in {span(left)}" if left > timedelta(0) else "now"
+    return f"in {format_span(left)}" if left > timedelta(0) else "now"
 
 
 def until_of(message: planner_pb2.Check | planner_pb2.Decision, now: datetime) -> str:

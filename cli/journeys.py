@@ -19,9 +19,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cli.render import Column, Marks, ago, bar, span, table
+from cli.render import Column, Marks, ago, bar, table
 from cli.services import MIGRATOR
 from cli.session import CommandError, Session, status_of
+from common.durations import format_span
 from common.rpc.errors import describe
 
 PROGRESS_CELLS: Final = 10
@@ -88,7 +89,7 @@ def age(migration: migrator_pb2.Migration, now: datetime) -> str:
         return "-"
     if migration.HasField("ended_at"):
         took = migration.ended_at.ToDatetime() - migration.created_at.ToDatetime()
-        return f"{ago(migration.ended_at, now)} (took {span(took)})"
+        return f"{ago(migration.ended_at, now)} (took {format_span(took)})"
     return ago(migration.created_at, now)
 
 
@@ -104,7 +105,7 @@ def migrations_table(migrations: list[migrator_pb2.Migration], width: int, marks
         row: list[RenderableType] = [Text(migration.name), Text(migration.volume)]
         row += [Text(word, style=STATE_STYLE.get(word, "cyan")), progress(migration, marks), Text(why(migration))]
         if width >= WIDE:
-            eta = span(migration.eta.ToTimedelta()) if migration.HasField("eta") else "-"
+            eta = format_span(migration.eta.ToTimedelta()) if migration.HasField("eta") else "-"
             row += [eta, Text(way(migration, marks)), Text(migration.policy.name or "-"), age(migration, now)]
         rows.append(row)
     return table(columns, rows)

@@ -20,6 +20,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from common.durations import format_span
+
 PIPE_WIDTH: Final = 160
 """Columns to lay out for where there is no terminal to ask."""
 
@@ -67,24 +69,9 @@ def latency(microseconds: float) -> str:
     return f"{microseconds:.0f} us" if microseconds < 1000 else f"{microseconds / 1000:.3g} ms"
 
 
-def span(duration: timedelta) -> str:
-    """Write a duration in its two largest units: "2d3h", "13h12m", "45s", "0s"."""
-    seconds = round(duration.total_seconds())
-    if seconds < 0:
-        return "-" + span(-duration)
-    units = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
-    for index, (unit, size) in enumerate(units):
-        if seconds >= size:
-            count, rest = divmod(seconds, size)
-            smaller = units[index + 1 : index + 2]
-            tail = "".join(f"{rest // size}{unit}" for unit, size in smaller if rest >= size)
-            return f"{count}{unit}{tail}"
-    return "0s"
-
-
 def window_of(duration: Duration) -> str:
     """Write a window: "1h"."""
-    return span(duration.ToTimedelta())
+    return format_span(duration.ToTimedelta())
 
 
 def time_of(timestamp: Timestamp) -> datetime:
@@ -94,7 +81,7 @@ def time_of(timestamp: Timestamp) -> datetime:
 
 def ago(timestamp: Timestamp, now: datetime) -> str:
     """Write how long ago something was."""
-    return span(max(now - time_of(timestamp), timedelta(0)))
+    return format_span(max(now - time_of(timestamp), timedelta(0)))
 
 
 def quality_word(quality: scorer_pb2.HeatQuality.ValueType) -> str:

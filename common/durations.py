@@ -1,17 +1,20 @@
 """
-Durations as Go writes them ("1h30m", "500ms"), and days ("7d").
+Durations as Go writes them ("1h30m", "500ms"), and days ("7d"); and moments as Kubernetes writes them.
 
-Kubernetes users write these in YAML; what cannot be read is refused with the text in the message.
+Kubernetes users write these in YAML; what cannot be read is refused with the text in the message. What is written can
+be read again, but for a span, which is for people and says no more than they want to know.
 """
 
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 import durationpy
 
 _FORM = re.compile(r"(?:\d+(?:\.\d+)?(?:d|h|ms|m|us|µs|μs|ns|s))+|0")
+_UNITS: Final = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 
 
 def parse_duration(text: str) -> timedelta:
@@ -30,9 +33,43 @@ def parse_duration(text: str) -> timedelta:
 
 
 def format_duration(duration: timedelta) -> str:
-    """Write a duration as Go does, whole days as days: 24h becomes "1d", 90 s "1m30s"."""
-    seconds = duration.total_seconds()
-    if seconds >= 86_400 and seconds % 86_400 == 0:
-        return f"{int(seconds // 86_400)}d"
-    text: str = durationpy.to_str(duration)
-    return text
+    """Write a duration exactly, as Go does but for days: 24h becomes "1d", 36 hours "1d12h", 90 s "1m30s"."""
+    if duration < timedelta(0):
+        return "-" + format_duration(-duration)
+    seconds, micros = duration.days * 86_400 + duration.seconds, duration.microseconds
+    if seconds == 0 and micros >= 1_000:
+        return f"{_decimal(micros // 1_000, micros % 1_000, 3)}ms"
+    if seconds == 0:
+        return f"{micros}us" if micros else "0s"
+    text = ""
+    for unit, size in _UNITS[:-1]:
+        count, seconds = divmod(seconds, size)
+        text += f"{count}{unit}" if count else ""
+    return f"{text}{_decimal(seconds, micros, 6)}s" if seconds or micros else text
+
+
+def format_span(duration: timedelta) -> str:
+    """Write a duration for a person, in its two largest units and whole seconds: "2d3h", "13h12m", "45s", "0s"."""
+    seconds = round(duration.total_seconds())
+    if seconds < 0:
+        return "-" + format_span(-duration)
+    for index, (unit, size) in enumerate(_UNITS):
+        if seconds >= size:
+            count, rest = divmod(seconds, size)
+            smaller = _UNITS[index + 1 : index + 2]
+            return f"{count}{unit}" + "".join(f"{rest // size}{unit}" for unit, size in smaller if rest >= size)
+    return "0s"
+
+
+def format_moment(moment: datetime) -> str:
+    """Write a moment as Kubernetes does, in UTC: "2026-02-02T10:30:00Z"."""
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError:  # an hour before year 1, an hour after year 9999
+        return moment.isoformat()
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _decimal(whole: int, fraction: int, digits: int) -> str:
+    """Write a number with its fraction, which counts units of 10^-digits."""
+    return f"{whole}.{fraction:0{digits}}".rstrip("0").rstrip(".") if fraction else str(whole)

@@ -99,7 +99,7 @@ def volume_from(resource: PersistentVolume) -> Volume:
         unreadable_last_migration=unreadable,
         pin="" if pin is None or pin.strip().lower() in {"", "false"} else pin,
         parked="" if parked is None else parked or "without a word",
-        memory=tuple(PastMove(end.time, end.result) for end in read_memory(meta.annotation(MOVE_MEMORY))),
+        memory=tuple(PastMove(_utc(end.time), end.result) for end in read_memory(meta.annotation(MOVE_MEMORY))),
         being_deleted=meta.deletion_timestamp is not None,
     )
 
@@ -141,7 +141,15 @@ def _time(text: object) -> datetime | None:
         moment = datetime.fromisoformat(str(text))
     except ValueError:
         return None
-    return moment if moment.tzinfo is not None else None
+    return _utc(moment) if moment.tzinfo is not None else None
+
+
+def _utc(moment: datetime) -> datetime:
+    """Turn to UTC, in which the first and the last hours of all years may have no place."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        return (datetime.min if moment.year == 1 else datetime.max).replace(tzinfo=UTC)
 
 
 def _size(capacity: dict[str, str] | None) -> int | None:

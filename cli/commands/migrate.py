@@ -19,9 +19,10 @@ from rich.text import Text
 
 from cli.flags import Commands, add_command, count, duration, name, request_id, target
 from cli.journeys import TERMINAL, Gone, News, progress, state_word, watch, way, why
-from cli.render import marks_for, span
+from cli.render import marks_for
 from cli.services import MIGRATOR
 from cli.session import CommandError, Session, status_of
+from common.durations import format_span
 from common.rpc.errors import describe
 
 UNDECIDED: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
@@ -164,13 +165,13 @@ def _tell(session: Session, line: str) -> None:
 def _tell_end(session: Session, migration: migrator_pb2.Migration) -> None:
     if migration.detail:
         _tell(session, f"detail    {migration.detail}")
-    phases = ", ".join(f"{state_word(one.state)} {span(one.duration.ToTimedelta())}" for one in migration.phases)
+    phases = ", ".join(f"{state_word(one.state)} {format_span(one.duration.ToTimedelta())}" for one in migration.phases)
     if phases:
         _tell(session, f"phases    {phases}")
 
 
 def _going(migration: migrator_pb2.Migration, session: Session) -> Text:
-    eta = f", about {span(migration.eta.ToTimedelta())} to go" if migration.HasField("eta") else ""
+    eta = f", about {format_span(migration.eta.ToTimedelta())} to go" if migration.HasField("eta") else ""
     return Text(f"          {progress(migration, marks_for(session.screen))}{eta}", style="cyan")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Final
 
@@ -223,6 +223,9 @@ def _ledger(world: World, policy: Policy, ledger: Ledger) -> Ledger:
     return ledger
 
 
-def ago(elapsed: timedelta) -> str:
-    """Write an elapsed time for a person, in whole seconds."""
-    return format_duration(timedelta(seconds=round(elapsed.total_seconds())))
+def later(moment: datetime, by: timedelta) -> datetime:
+    """Add to a moment that a person may have written, and that may be near the end of all years."""
+    try:
+        return moment + by
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)

@@ -10,20 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
-from common.durations import format_duration
+from common.durations import format_duration, format_moment, format_span
 from common.placement import Tier
 from common.quantities import format_bytes
 from common.reasons import Reason
+from common.resources.meta import LAST_MIGRATION, PARKED, PIN
 from common.resources.policy import NoData
 from common.resources.volume import CSI_DRIVER
-from planner.core.case import Case, Held, ago, watches
+from planner.core.case import Case, Held, later, watches
 from planner.core.past import hold_after_ends, last_completed
 from planner.core.room import pool_in_tier, slot
 from planner.core.tiers import Place
 from planner.core.world import HeatQuality
+
+_CLOCKS_DIFFER: Final = timedelta(minutes=1)
+"""By how much a time may lie ahead that another machine wrote as its present."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,7 @@ def not_pinned(case: Case) -> Held | None:
     """Refuse a volume that a person has pinned."""
     if not case.volume.pin:
         return None
-    return Held(Reason.PINNED, f"a person pinned it (annotation pin: {case.volume.pin})")
+    return Held(Reason.PINNED, f"a person pinned it (annotation {PIN}: {case.volume.pin})")
 
 
 def not_parked(case: Case) -> Held | None:
@@ -121,7 +125,7 @@ def not_parked(case: Case) -> Held | None:
     if not case.volume.parked:
         return None
     return Held(
-        Reason.PARKED, f"it waits for a person: {case.volume.parked}; remove the annotation parked to release it"
+        Reason.PARKED, f"it waits for a person: {case.volume.parked}; remove the annotation {PARKED} to release it"
     )
 
 
@@ -131,7 +135,7 @@ def heat_known(case: Case) -> Held | None:
         return None
     heat, window = case.heat, case.view.window
     if heat.quality is HeatQuality.STALE:
-        since = f", last known {ago(case.view.now - heat.calculated_at)} ago" if heat.calculated_at else ""
+        since = f", last known {format_span(case.view.now - heat.calculated_at)} ago" if heat.calculated_at else ""
         return Held(Reason.HEAT_STALE, f"Prometheus does not answer{since}: {iops(heat.score)} may be out of date")
     if heat.quality is HeatQuality.UNAVAILABLE:
         problem = case.view.heat.problem or "the scorer has no heat from Prometheus"
@@ -200,18 +204,28 @@ def cooldown(case: Case) -> Held | None:
         text = volume.unreadable_last_migration
         return Held(
             Reason.COOLING_DOWN,
-            f"the annotation last-migration is no time: {text!r}; write it as RFC 3339 or remove it",
+            f"the annotation {LAST_MIGRATION} is no time: {text!r}; write it as RFC 3339 or remove it",
         )
     last = last_completed(volume, case.records)
     if last is None:
         return None
-    ready, now = last + case.policy.cooldown, case.view.now
+    ready, now = later(last, case.policy.cooldown), case.view.now
     if now >= ready:
         return None
-    return Held(
-        Reason.COOLING_DOWN,
-        f"moved {ago(now - last)} ago, cooldown {format_duration(case.policy.cooldown)}",
-        ready,
+    return Held(Reason.COOLING_DOWN, _moved(case, last), ready)
+
+
+def _moved(case: Case, last: datetime) -> str:
+    """Say when it moved; a time to come is told as what it is, with where it stands."""
+    elapsed, cooldown = case.view.now - last, format_duration(case.policy.cooldown)
+    if elapsed > -_CLOCKS_DIFFER:
+        return f"moved {format_span(max(elapsed, timedelta(0)))} ago, cooldown {cooldown}"
+    if last == case.volume.last_migration:
+        where, cure = f"the annotation {LAST_MIGRATION}", "; mend or remove it"
+    else:
+        where, cure = "the record of its last migration", ""
+    return (
+        f"{where} says it moved at {format_moment(last)}, {format_span(-elapsed)} from now{cure}; cooldown {cooldown}"
     )
 
 
@@ -219,7 +233,7 @@ def _cooled(case: Case) -> str:
     last = last_completed(case.volume, case.records)
     if last is None:
         return "never moved"
-    return f"moved {ago(case.view.now - last)} ago, cooldown {format_duration(case.policy.cooldown)}"
+    return _moved(case, last)
 
 
 def _active(case: Case) -> bool:
@@ -274,7 +288,7 @@ def copy_fits(case: Case) -> Held | None:
     size, rate = format_bytes(case.size_bytes or 0), format_bytes(int(case.view.copy_rate or 0))
     return Held(
         Reason.COPY_TOO_LONG,
-        f"{size} would take {ago(needed)} at {rate}/s, migrationTimeout is {format_duration(allowed)}",
+        f"{size} would take {format_span(needed)} at {rate}/s, migrationTimeout is {format_duration(allowed)}",
     )
 
 
@@ -282,7 +296,7 @@ def _copy(case: Case) -> str:
     needed = copy_time(case)
     if needed is None:
         return "no copy on record to go by"
-    return f"about {ago(needed)}, migrationTimeout is {format_duration(case.policy.migration_timeout)}"
+    return f"about {format_span(needed)}, migrationTimeout is {format_duration(case.policy.migration_timeout)}"
 
 
 def backend_able(case: Case) -> Held | None:

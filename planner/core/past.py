@@ -15,7 +15,7 @@ from typing import Final
 from common.durations import format_duration
 from common.reasons import Reason
 from common.resources.migration import MigrationState
-from planner.core.case import Case, Held
+from planner.core.case import Case, Held, later
 from planner.core.world import MigrationRecord, PastMove, Volume
 
 _EPOCH: Final = datetime.min.replace(tzinfo=UTC)
@@ -64,7 +64,7 @@ def hold_after_ends(case: Case) -> Held | None:
             Held(
                 Reason.BACKING_OFF,
                 f"did not complete {times}; next try after {format_duration(wait)}",
-                newest_failure + wait,
+                later(newest_failure, wait),
             )
         )
     if newest_cancel is not None:
@@ -73,7 +73,7 @@ def hold_after_ends(case: Case) -> Held | None:
             Held(
                 Reason.BACKING_OFF,
                 f"its last move was cancelled; next try after {format_duration(cooldown)}",
-                newest_cancel + cooldown,
+                later(newest_cancel, cooldown),
             )
         )
     waiting = [hold for hold in held if hold.until is not None and now < hold.until]

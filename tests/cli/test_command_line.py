@@ -9,8 +9,9 @@ from typing import NoReturn
 import pytest
 
 from cli.__main__ import address_of, main
-from cli.render import ASCII, UNICODE, bar, number, span
+from cli.render import ASCII, UNICODE, bar, number
 from cli.services import MIGRATOR, PLANNER, SCORER
+from common.durations import format_span
 
 NOBODY = "127.0.0.1:1"
 
@@ -141,7 +142,7 @@ def test_a_service_that_is_not_there_is_one_line_and_exit_code_1() -> None:
     ],
 )
 def test_durations_are_told_in_their_two_largest_units(seconds: float, text: str) -> None:
-    assert span(timedelta(seconds=seconds)) == text
+    assert format_span(timedelta(seconds=seconds)) == text
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ Durations: as Go writes them, and days; nothing else.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.durations import format_duration, parse_duration
+from common.durations import format_duration, format_moment, format_span, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,50 @@ def test_the_message_about_an_endless_text_is_short() -> None:
         (timedelta(hours=1), "1h"),
         (timedelta(seconds=90), "1m30s"),
         (timedelta(milliseconds=500), "500ms"),
+        (timedelta(0), "0s"),
+        (timedelta(hours=36), "1d12h"),
+        (timedelta(days=355_053, hours=9), "355053d9h"),
+        (timedelta.max, "999999999d23h59m59.999999s"),
+        (timedelta(days=-1), "-1d"),
+        (timedelta(seconds=-90.5), "-1m30.5s"),
+        (timedelta(microseconds=1_250), "1.25ms"),
+        (timedelta(microseconds=10), "10us"),
+        (timedelta(minutes=1, milliseconds=500), "1m0.5s"),
     ],
 )
 def test_durations_are_written_as_a_person_would(duration: timedelta, text: str) -> None:
     assert format_duration(duration) == text
 
 
-@given(st.integers(min_value=0, max_value=365 * 86_400 * 1_000))
+@given(st.integers(min_value=0, max_value=365 * 86_400 * 1_000 * 1_000))
 def test_what_is_written_reads_back_the_same(milliseconds: int) -> None:
     duration = timedelta(milliseconds=milliseconds)
     assert parse_duration(format_duration(duration)) == duration
+
+
+@pytest.mark.parametrize(
+    ("duration", "text"),
+    [
+        (timedelta(days=355_053, hours=9, minutes=30), "355053d9h"),
+        (timedelta(days=-1), "-1d"),
+        (timedelta(hours=26, minutes=59), "1d2h"),
+        (timedelta(seconds=59.6), "1m"),
+        (timedelta(days=1, minutes=5), "1d"),
+        (timedelta.min, "-999999999d"),
+    ],
+)
+def test_a_span_is_told_in_its_two_largest_units(duration: timedelta, text: str) -> None:
+    assert format_span(duration) == text
+
+
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [
+        (datetime(2026, 2, 2, 10, 30, tzinfo=UTC), "2026-02-02T10:30:00Z"),
+        (datetime(2026, 2, 2, 10, 30, tzinfo=timezone(timedelta(hours=2))), "2026-02-02T08:30:00Z"),
+        (datetime(2026, 2, 2, 10, 30, 0, 5000, tzinfo=UTC), "2026-02-02T10:30:00.005000Z"),
+        (datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-2))), "9999-12-31T23:00:00-02:00"),
+    ],
+)
+def test_a_moment_is_written_as_kubernetes_does(moment: datetime, text: str) -> None:
+    assert format_moment(moment) == text

@@ -60,7 +60,7 @@ class StillSurvey:
         self.cluster = StillCluster(world)
         self._world = world
 
-    async def world(self, _windows: Iterable[timedelta]) -> World:
+    async def world(self, _windows: Iterable[timedelta], *, patience_seconds: float | None = None) -> World:
         return self._world
 
 

@@ -15,6 +15,7 @@ from common.resources.policy import Policy, PolicyDocument, PolicyPhase, PolicyS
 from common.resources.volume import PersistentVolume
 from common.selectors import LabelSelector
 from planner.core.world import InvalidPolicy, MigrationRecord, Volume
+from planner.messages import timestamp
 from planner.objects import MigrationDocument, policy_or_problem, record_from, volume_from
 
 MINUTE = timedelta(minutes=1)
@@ -50,6 +51,18 @@ def test_a_volume_without_csi_goes_by_its_name() -> None:
 )
 def test_last_migration_is_read_as_rfc_3339(text: str, moment: datetime) -> None:
     assert volume({"last-migration": text}).last_migration == moment
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T23:30:00-01:00", "0001-01-01T00:30:00+01:00"])
+def test_times_at_the_ends_of_all_years_can_be_told_on_the_wire(text: str) -> None:
+    memory = f'[{{"time":"{text}","result":"Aborted(TimedOut)"}}]'
+    told = volume({"last-migration": text, "move-memory": memory})
+    for moment in (told.last_migration, told.memory[0].time):
+        stamp = timestamp(moment)
+        assert stamp is not None
+        assert moment is not None
+        assert moment.tzinfo is UTC
+        assert stamp.ToDatetime(tzinfo=UTC) == moment
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-02-01T10:00:00", "1706867400", "2026-13-01T10:00:00Z"])

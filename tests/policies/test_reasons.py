@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -125,11 +125,15 @@ def test_a_volume_that_is_being_deleted_stays() -> None:
 
 @pytest.mark.parametrize("pin", ["true", "hot", "cold", "anything"])
 def test_a_pinned_volume_stays(pin: str) -> None:
-    assert pin in stays(decide(hot_on_slow(a_volume(pin=pin))), Reason.PINNED).detail
+    told = stays(decide(hot_on_slow(a_volume(pin=pin))), Reason.PINNED).detail
+    assert told == f"a person pinned it (annotation storage.billyronks.io/pin: {pin})"
 
 
 def test_a_parked_volume_stays_until_a_person_has_looked() -> None:
-    assert "ReplicaLeft" in stays(decide(hot_on_slow(a_volume(parked="ReplicaLeft"))), Reason.PARKED).detail
+    told = stays(decide(hot_on_slow(a_volume(parked="ReplicaLeft"))), Reason.PARKED).detail
+    assert told == (
+        "it waits for a person: ReplicaLeft; remove the annotation storage.billyronks.io/parked to release it"
+    )
 
 
 def test_a_volume_where_its_heat_wants_it_stays() -> None:
@@ -213,6 +217,42 @@ def test_a_volume_moved_an_hour_ago_waits_for_its_cooldown() -> None:
 
 def test_at_the_very_end_of_its_cooldown_a_volume_may_move() -> None:
     assert decide(hot_on_slow(a_volume(last_migration=NOW - DAY))).outcome is Outcome.MOVE
+
+
+KEY = "storage.billyronks.io/last-migration"
+
+
+@pytest.mark.parametrize(
+    ("when", "told"),
+    [
+        (NOW + 2 * DAY, f"the annotation {KEY} says it moved at 2026-02-04T10:30:00Z, 2d from now; mend or remove it"),
+        (
+            datetime(2998, 2, 2, 19, 30, tzinfo=timezone(timedelta(hours=2))),
+            f"the annotation {KEY} says it moved at 2998-02-02T17:30:00Z, 355016d7h from now; mend or remove it",
+        ),
+        (NOW + timedelta(seconds=30), "moved 0s ago"),  # the clocks of two machines
+    ],
+)
+def test_a_last_migration_that_is_to_come_is_told_with_its_annotation(when: datetime, told: str) -> None:
+    decision = stays(decide(hot_on_slow(a_volume(last_migration=when))), Reason.COOLING_DOWN)
+    assert decision.detail.startswith(told)
+    assert decision.detail.endswith("cooldown 1d")
+    assert decision.until == when + DAY
+
+
+def test_a_record_that_ends_in_times_to_come_is_told_too() -> None:
+    record = an_end(MigrationState.COMPLETED, ago=-2 * DAY)
+    decision = stays(decide(hot_on_slow(migrations=[record])), Reason.COOLING_DOWN)
+    assert decision.detail == (
+        "the record of its last migration says it moved at 2026-02-04T10:30:00Z, 2d from now; cooldown 1d"
+    )
+
+
+def test_the_end_of_all_years_stops_no_plan() -> None:
+    last = datetime.max.replace(tzinfo=UTC)
+    assert stays(decide(hot_on_slow(a_volume(last_migration=last))), Reason.COOLING_DOWN).until == last
+    past = (PastMove(last, "Failed(ReplicaLeft)"), PastMove(last, "Aborted(Cancelled)"))
+    assert stays(decide(hot_on_slow(a_volume(memory=past))), Reason.BACKING_OFF).until == last
 
 
 def test_the_later_of_annotation_and_record_starts_the_cooldown() -> None:
