@@ -102,8 +102,14 @@ class Settings(CommonSettings):
                 check_url(self.mayastor_rest_url)
             except ValueError as error:
                 raise ValueError(f"--mayastor-rest-url: {error}") from error
-        elif self.backend is BackendChoice.REST:
-            raise ValueError("--backend=rest needs --mayastor-rest-url (MAYASTOR_REST_URL), which is not set")
+            return
+        wanting = {
+            "--backend=rest": self.backend is BackendChoice.REST,
+            "--mayastor-token-file": self.mayastor_token_file,
+            "--mayastor-ca-file": self.mayastor_ca_file,
+        }
+        for flag in (flag for flag, given in wanting.items() if given):
+            raise ValueError(f"{flag} needs --mayastor-rest-url (MAYASTOR_REST_URL), which is not set")
 
     @property
     def wanted_backend(self) -> BackendKind | None:

@@ -78,30 +78,36 @@ async def open_rest(wiring: RestWiring) -> AsyncIterator[RestClient | None]:
     if not wiring.mayastor_rest_url:
         yield None
         return
-    if wiring.mayastor_token_file:
+    token, authorities = wiring.mayastor_token_file, wiring.mayastor_ca_file
+    if token:
         try:
-            TokenFile(wiring.mayastor_token_file).read()
-        except (OSError, ValueError) as error:
-            raise SettingError(f"--mayastor-token-file: {_why(error)}") from error
+            TokenFile(token).read()
+        except OSError as error:
+            raise _unusable("--mayastor-token-file", token, f"cannot read the token: {_why(error)}") from error
+        except ValueError as error:
+            raise _unusable("--mayastor-token-file", token, "holds no token: expected one line of text") from error
     async with contextlib.AsyncExitStack() as stack:
         try:
             client = await stack.enter_async_context(
                 RestClient.connect(
                     wiring.mayastor_rest_url,
-                    token_file=wiring.mayastor_token_file,
-                    ca_file=wiring.mayastor_ca_file,
+                    token_file=token,
+                    ca_file=authorities,
                     operation_seconds=wiring.mayastor_operation_seconds,
                 )
             )
         except OSError as error:
-            raise SettingError(f"--mayastor-ca-file: {wiring.mayastor_ca_file}: {_why(error)}") from error
+            why = f"cannot read the certificate authorities: {_why(error)}"
+            raise _unusable("--mayastor-ca-file", authorities, why) from error
         yield client
 
 
-def _why(error: OSError | ValueError) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
+def _unusable(flag: str, path: str, why: str) -> SettingError:
+    return SettingError(f"{flag} {path}: {why}; name a file that this service may read")
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 class RestParts:

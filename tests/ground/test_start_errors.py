@@ -151,6 +151,41 @@ def test_a_file_that_the_scorer_needs_is_looked_at_before_it_starts(
     assert said.endswith("; name a file that this service may read")
 
 
+@pytest.mark.parametrize(
+    ("flag", "text", "why"),
+    [
+        ("--mayastor-ca-file", None, "cannot read the certificate authorities: No such file or directory"),
+        ("--mayastor-ca-file", "no certificate", "cannot read the certificate authorities: [X509"),
+        ("--mayastor-token-file", None, "cannot read the token: No such file or directory"),
+        ("--mayastor-token-file", "\n", "holds no token: expected one line of text"),
+    ],
+)
+def test_a_file_that_the_migrator_needs_is_looked_at_before_it_starts(
+    flag: str, text: str | None, why: str, start: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    if text is not None:
+        path.write_text(text)
+    said = start.complaint("migrator", "--mayastor-rest-url=https://mayastor:8080", f"{flag}={path}")
+    assert said.startswith(f"{flag} {path}: {why}")
+    assert said.endswith("; name a file that this service may read")
+
+
+@pytest.mark.parametrize("flag", ["--backend=rest", "--mayastor-token-file=token", "--mayastor-ca-file=ca"])
+def test_what_makes_no_sense_without_the_url_of_a_rest_api_is_told(flag: str, start: Start) -> None:
+    said = start.complaint("migrator", flag)
+    wanting = flag if flag == "--backend=rest" else flag.partition("=")[0]
+    assert said == f"{wanting} needs --mayastor-rest-url (MAYASTOR_REST_URL), which is not set"
+
+
+@pytest.mark.parametrize(
+    "url", ["mayastor:8081", "ftp://mayastor", "http://", "http://a:0", "http://a:b", "http://a?b"]
+)
+def test_a_url_at_which_no_rest_api_can_be_is_refused(url: str, start: Start) -> None:
+    said = start.complaint("migrator", f"--mayastor-rest-url={url}")
+    assert said.startswith(f"--mayastor-rest-url: {url!r} is not the URL of a REST API: ")
+
+
 @pytest.mark.parametrize("name", ["Storage", "a_b", "-a", "a-", "a.b", "a" * 64, "é"])
 @pytest.mark.parametrize("flag", ["--lease-namespace", "--mayastor-namespace"])
 def test_a_namespace_that_cannot_exist_is_refused(flag: str, name: str, start: Start) -> None:
