@@ -88,7 +88,8 @@ def healthy(case: Case) -> Held | None:
     """
     Refuse a volume that has not all its replicas Synced, or is about to go.
 
-    One that a migration of ours is at work on is left to that check: a replica under way is no illness.
+    One that a migration of ours is at work on is left to that check: a replica under way is no illness. So is one that
+    the migrator refuses because it is not published: nobody can tell then how its replicas are.
     """
     if case.volume.being_deleted:
         return Held(Reason.VOLUME_BEING_DELETED, "the PersistentVolume is being deleted")
@@ -98,7 +99,7 @@ def healthy(case: Case) -> Held | None:
     synced = 0
     for replica in placement.replicas:
         synced += replica.synced
-    if synced == placement.replica_count == len(placement.replicas) > 0 or _active(case):
+    if synced == placement.replica_count == len(placement.replicas) > 0 or _active(case) or _unpublished(case):
         return None
     states = ", ".join(f"{replica.pool} {replica.health}" for replica in placement.replicas) or "none"
     return Held(
@@ -106,10 +107,17 @@ def healthy(case: Case) -> Held | None:
     )
 
 
+def _unpublished(case: Case) -> bool:
+    refusals = case.placement.refusals if case.placement is not None else ()
+    return any(r.reason is Reason.NOT_PUBLISHED and r.target_pool is None for r in refusals)
+
+
 def _healthy(case: Case) -> str:
     placement = case.placement
     if placement is None or _active(case):
         return "left to the migration under way"
+    if _unpublished(case):
+        return "not published, so that nobody can tell"
     return f"{placement.replica_count} of {placement.replica_count} replicas are Synced"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -117,6 +118,14 @@ def test_a_volume_with_a_replica_that_is_not_synced_stays(health: ReplicaHealth)
 @pytest.mark.parametrize("count", [0, 2, 3])
 def test_a_volume_with_more_or_fewer_replicas_than_meant_stays(count: int) -> None:
     stays(decide(hot_on_slow(where=placed("sata-1", replica_count=count))), Reason.VOLUME_UNHEALTHY)
+
+
+def test_a_volume_that_is_not_published_is_not_called_unhealthy_for_that_nobody_can_tell() -> None:
+    refusal = Refusal(Reason.NOT_PUBLISHED, "the volume is not published")
+    where = placed("sata-1", health=ReplicaHealth.UNKNOWN, refusals=[refusal])
+    assert stays(decide(hot_on_slow(where=where)), Reason.NOT_PUBLISHED).detail == "the volume is not published"
+    of_one_pool = placed("sata-1", health=ReplicaHealth.UNKNOWN, refusals=[replace(refusal, target_pool="nvme-2")])
+    stays(decide(hot_on_slow(where=of_one_pool)), Reason.VOLUME_UNHEALTHY)
 
 
 def test_a_volume_that_is_being_deleted_stays() -> None:
