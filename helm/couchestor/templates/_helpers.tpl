@@ -56,7 +56,61 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- end -}}
 {{- end -}}
 
-{{/* One service; call with (dict "root" $ "name" "scorer" "strategy" "..." "args" (list ...) "token" bool). */}}
+{{/* What the migrator is told of Mayastor, as arguments, one a line. */}}
+{{- define "couchestor.mayastorArgs" -}}
+{{- $mayastor := .Values.mayastor -}}
+--mayastor-namespace={{ $mayastor.namespace }}
+--mayastor-group={{ $mayastor.group }}
+--backend={{ $mayastor.backend }}
+{{- with $mayastor.rest.url }}
+--mayastor-rest-url={{ . }}
+{{- if $mayastor.rest.tokenSecret.name }}
+--mayastor-token-file=/etc/couchestor/mayastor-token/{{ $mayastor.rest.tokenSecret.key }}
+{{- end }}
+{{- if or $mayastor.rest.ca.configMap $mayastor.rest.ca.secret }}
+--mayastor-ca-file=/etc/couchestor/mayastor-ca/{{ $mayastor.rest.ca.key }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The files that those name. Whole volumes, no subPath: what is renewed in the cluster is renewed in the pod. */}}
+{{- define "couchestor.mayastorVolumes" -}}
+{{- $rest := .Values.mayastor.rest -}}
+{{- if and $rest.url $rest.tokenSecret.name }}
+- name: mayastor-token
+  secret:
+    secretName: {{ $rest.tokenSecret.name }}
+    defaultMode: 0440
+    items:
+      - {key: {{ $rest.tokenSecret.key | quote }}, path: {{ $rest.tokenSecret.key | quote }}}
+{{- end }}
+{{- if and $rest.url $rest.ca.configMap }}
+- name: mayastor-ca
+  configMap:
+    name: {{ $rest.ca.configMap }}
+    items:
+      - {key: {{ $rest.ca.key | quote }}, path: {{ $rest.ca.key | quote }}}
+{{- else if and $rest.url $rest.ca.secret }}
+- name: mayastor-ca
+  secret:
+    secretName: {{ $rest.ca.secret }}
+    items:
+      - {key: {{ $rest.ca.key | quote }}, path: {{ $rest.ca.key | quote }}}
+{{- end }}
+{{- end -}}
+
+{{- define "couchestor.mayastorMounts" -}}
+{{- $rest := .Values.mayastor.rest -}}
+{{- if and $rest.url $rest.tokenSecret.name }}
+- {name: mayastor-token, mountPath: /etc/couchestor/mayastor-token, readOnly: true}
+{{- end }}
+{{- if and $rest.url (or $rest.ca.configMap $rest.ca.secret) }}
+- {name: mayastor-ca, mountPath: /etc/couchestor/mayastor-ca, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{/* One service; call with (dict "root" $ "name" "scorer" "strategy" "..." "args" (list ...) "token" bool), and with
+     "mounts" and "volumes", as YAML, for files of its own. */}}
 {{- define "couchestor.deployment" -}}
 {{- $values := index .root.Values .name -}}
 apiVersion: apps/v1
@@ -151,13 +205,23 @@ spec:
               drop: [ALL]
           resources:
             {{- toYaml $values.resources | nindent 12 }}
-          {{- with $values.volumeMounts }}
+          {{- if or $values.volumeMounts .mounts }}
           volumeMounts:
+            {{- with .mounts }}
+            {{- . | trim | nindent 12 }}
+            {{- end }}
+            {{- with $values.volumeMounts }}
             {{- toYaml . | nindent 12 }}
+            {{- end }}
           {{- end }}
-      {{- with $values.volumes }}
+      {{- if or $values.volumes .volumes }}
       volumes:
+        {{- with .volumes }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
+        {{- with $values.volumes }}
         {{- toYaml . | nindent 8 }}
+        {{- end }}
       {{- end }}
       {{- with $values.nodeSelector }}
       nodeSelector:

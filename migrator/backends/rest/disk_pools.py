@@ -70,6 +70,8 @@ class DiskPoolLabels:
                 for version in await self._api.served_versions(self._group):
                     at = Resource(self._group, version, "diskpools", "DiskPool", namespaced=True)
                     if await self._api.served_schema(at) is not None:
+                        # Whoever may not read them is told so here, once; a reflector would not leave off.
+                        await self._api.list_page(at, self._namespace, limit=1)
                         return at
             except KubeError as error:
                 why = str(error)
