@@ -26,17 +26,22 @@ def levers_of(record: VolumeMigration) -> tuple[Lever, ...]:
         return ()  # of a later version, or edited: whoever executes it says so
     held: dict[Lever, None] = {}
     for intent in history.intents:
-        if isinstance(intent.write, SetReplicaCount) and (intent.fate is Fate.PENDING or intent.levers_left):
-            released = _released_after(history, intent)
+        # What is pending when it ends was never acted upon, and will not be.
+        coming = intent.fate is Fate.PENDING and not record.status.state.terminal
+        if isinstance(intent.write, SetReplicaCount) and (coming or intent.levers_left):
+            late = settings.operation_seconds + (settings.lease_seconds if intent.taken_over else 0.0)
+            released = _released(history, intent, intent.unsure_since + late)
             held.update(dict.fromkeys(lever for lever in intent.write.levers if lever not in released))
     return tuple(held)
 
 
-def _released_after(history: History, intent: Intent) -> set[Lever]:
+def _released(history: History, intent: Intent, settled_at: float) -> set[Lever]:
+    """List what was let go after the intent, at a time from which on it is pulled no more, be it late."""
     return {
         lever
         for release in history.releases
-        if release.number > intent.number and isinstance(release.write, ReleaseLevers)
+        if release.number > intent.number and release.stored_at >= settled_at
+        if isinstance(release.write, ReleaseLevers)
         for lever in release.write.levers
     }
 

@@ -35,8 +35,11 @@ POOL = CordonPool(pool="p3", previous=PoolCordon(snapshots=True))
 COUNT = SetReplicaCount(purpose=Purpose.SCALE_UP, replica_count=2, levers=(CORDON, LABEL, POOL))
 
 
-def intent(number: int, write: Write = COUNT) -> Step:
-    return Step(NOW, StepKind.INTENT, MigrationState.SCALING_UP, number=number, write=encode_write(write))
+def intent(number: int, write: Write = COUNT, *, at: float = 0.0) -> Step:
+    """With `at` the elapsed seconds; what is released is so when nothing can be late any more."""
+    late = at or (100.0 if isinstance(write, ReleaseLevers) else 0.0)
+    encoded = encode_write(write)
+    return Step(NOW, StepKind.INTENT, MigrationState.SCALING_UP, number=number, write=encoded, elapsed_seconds=late)
 
 
 def outcome(number: int, what: Outcome, *, left: bool = False) -> Step:
@@ -105,6 +108,24 @@ ALL: tuple[Lever, ...] = (CORDON, LABEL, POOL)
             ),
             ALL,
         ),
+        (
+            (
+                intent(1),
+                outcome(1, Outcome.UNKNOWN, left=True),
+                intent(2, ReleaseLevers(ALL), at=14.0),
+                outcome(2, Outcome.DONE),
+            ),
+            ALL,
+        ),
+        (
+            (
+                intent(1),
+                TAKEN_UP,
+                intent(2, ReleaseLevers(ALL), at=29.0),
+                outcome(2, Outcome.DONE),
+            ),
+            ALL,
+        ),
     ],
 )
 def test_a_lever_is_held_from_its_intent_until_it_is_known_to_have_been_let_go(
@@ -122,6 +143,11 @@ def test_journals_of_the_other_backend_and_of_later_versions_hold_none() -> None
     assert levers_of(record(intent(1), backend=BackendKind.CRD)) == ()
     later = Step(NOW, StepKind.INTENT, MigrationState.SCALING_UP, number=1, write={"type": "Teleport"})
     assert levers_of(record(later)) == ()
+
+
+def test_what_was_only_intended_when_it_ended_is_not_left_behind() -> None:
+    assert levers_of(record(intent(1), state=MigrationState.ABORTED)) == ()
+    assert levers_of(record(intent(1), TAKEN_UP, state=MigrationState.FAILED)) == ALL
 
 
 def test_those_of_ended_migrations_are_left_behind_and_none_is_told_twice() -> None:
