@@ -155,6 +155,11 @@ def why_back(view: View) -> tuple[Reason, str] | None:
     return (plan.reason, plan.detail) if view.certain(_removal_refused) else None
 
 
+def removable(view: View) -> bool:
+    """Tell whether the source could be made the one to go as things are."""
+    return not view.sources or isinstance(_removal(view), LeverSet)
+
+
 def _removal_refused(view: View) -> bool:
     return bool(view.sources) and isinstance(_removal(view), Refusal)
 

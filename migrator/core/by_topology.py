@@ -110,6 +110,11 @@ def why_back(view: View) -> tuple[Reason, str] | None:
     return None
 
 
+def removable(_view: View) -> bool:
+    """Yes: what tells the replicas apart was found before anything was written."""
+    return True
+
+
 def remove_source(view: View) -> Decision:
     """Let only the replicas that stay match, then ask for one less."""
     return _steer(view) or _scale_down(view)

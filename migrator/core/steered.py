@@ -30,6 +30,9 @@ class Steering(Protocol):
     def why_back(self, view: View) -> tuple[Reason, str] | None:
         """Say why it cannot go on, for reasons of this way of steering."""
 
+    def removable(self, view: View) -> bool:
+        """Tell whether the source could be made the one to go as things are; every replica that stays is Synced."""
+
     def remove_source(self, view: View) -> Decision:
         """Ask for one less, the source; every replica that stays is Synced."""
 

@@ -170,7 +170,7 @@ def _why_back(view: View) -> tuple[Reason, str] | None:
         if elapsed - since >= settings.timeout_seconds:
             return Reason.TIMED_OUT, f"not fit to scale down within {settings.timeout_seconds:g} s"
         return None
-    ready = bool(view.arrived) and view.unfit((*view.arrived, *view.kept)) is None
+    ready = bool(view.arrived) and view.unfit((*view.arrived, *view.kept)) is None and steering_of(view).removable(view)
     if not ready and rebuild.overdue(
         view.rebuild, elapsed, timeout=view.begun_at + settings.timeout_seconds, poll=settings.poll_seconds
     ):

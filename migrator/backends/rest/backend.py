@@ -19,7 +19,7 @@ from common.clock import Clock
 from common.logs import Logger
 from common.placement import Move, Pool, Refusal
 from common.resources.migration import BackendKind
-from migrator.backends.base import Capabilities, Listener, Reading, Result, VolumeWrite
+from migrator.backends.base import BackendError, Capabilities, Listener, Reading, Result, VolumeWrite
 from migrator.backends.rest.abilities import find_marks, lacking_calls
 from migrator.backends.rest.acting import Actor
 from migrator.backends.rest.answers import RestError
@@ -265,6 +265,9 @@ class RestBackend:
         return await self._surveyor.look(volume)
 
     async def read(self, volume: str, pools: Iterable[str]) -> Reading:
+        if self._marks is None:
+            # Decided upon the oldest rules, what newer ones allow would be given up.
+            raise BackendError(f"what Mayastor can do is not known yet: {self._marks_problem or 'still asking'}")
         found = await self._surveyor.look(volume)
         cluster, labels = found.cluster, self._resource_labels()
         held = {replica.pool for replica in found.volume.replicas} if found.volume is not None else set()

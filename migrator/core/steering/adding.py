@@ -9,14 +9,14 @@ might take it as things were read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from common.placement import Refusal
 from common.reasons import Reason
 from migrator.core.steering.abilities import Abilities, Ability
-from migrator.core.steering.candidates import Footing, Standing, standing
+from migrator.core.steering.candidates import Footing, Standing, standings
 from migrator.core.steering.cluster import MARK, PoolState, RestCluster, RestPool, RestVolume
 from migrator.core.steering.levers import (
     MAX_LEVERS,
@@ -48,14 +48,28 @@ class Ground:
     mark: str
     standings: Mapping[str, Standing]
     """How far each pool is from the volume's next replica."""
+    options: dict[str, tuple[Lever, ...]]
+    """What keeps a volume of this inclusion away from a pool, as far as it was asked for; shared with others."""
     closed: dict[tuple[str, Footing], tuple[Lever, ...] | Refusal] = field(default_factory=dict)
     """What was found out of nodes that the target is not on."""
+    all_closed: dict[Footing, Closings] = field(default_factory=dict)
+    """The same of all nodes, added up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closings:
+    """What it takes to close every node whole."""
+
+    levers: int
+    refused: tuple[str, ...]
+    """Nodes that cannot be closed, in their order."""
 
 
 def ground_of(cluster: RestCluster, volume: RestVolume, abilities: Abilities, mark: str = MARK) -> Ground:
     """Look at all pools once, for as many targets as there are."""
-    standings = {name: standing(cluster, volume, pool) for name, pool in cluster.pools.items()}
-    return Ground(cluster, volume, abilities, mark, standings)
+    inclusion = frozenset(volume.pool_inclusion.items())
+    options = cluster.shared.setdefault(("levers of pools", inclusion, abilities, mark), {})
+    return Ground(cluster, volume, abilities, mark, standings(cluster, volume), options)
 
 
 def plan_add(
@@ -77,6 +91,16 @@ def plan_add_on(ground: Ground, target: str) -> LeverSet | Refusal:
     return firm if isinstance(firm, LeverSet) else _keep_others_away(ground, pool, Footing.AS_READ)
 
 
+def why_not_on(ground: Ground, pool: RestPool) -> Refusal | None:
+    """Tell why no levers leave a pool as the only one; the same as plan_add_on, without naming those that do."""
+    unfit = _unfit(ground, pool)
+    if unfit is not None:
+        return unfit
+    if _why_not_kept_away(ground, pool, Footing.FIRM) is None:
+        return None
+    return _why_not_kept_away(ground, pool, Footing.AS_READ)
+
+
 def _unfit(ground: Ground, pool: RestPool) -> Refusal | None:
     """Tell why Mayastor would not choose the target even if it stood alone. Earlier checks say it in better words."""
     if pool.node not in ground.cluster.nodes:
@@ -91,25 +115,52 @@ def _unfit(ground: Ground, pool: RestPool) -> Refusal | None:
 def _keep_others_away(ground: Ground, target: RestPool, footing: Footing) -> LeverSet | Refusal:
     pulled: list[Lever] = []
     for node in sorted(ground.cluster.pools_by_node):
-        if node == target.node:
-            found = _close(ground, node, footing, beside=target)
-        else:
-            key = (node, footing)
-            if key not in ground.closed:
-                ground.closed[key] = _close(ground, node, footing)
-            found = ground.closed[key]
+        here = node == target.node
+        found = _close(ground, node, footing, beside=target) if here else _closed(ground, node, footing)
         if isinstance(found, Refusal):
             return replace(found, target_pool=target.name)
         pulled.extend(found)
     if len(pulled) > MAX_LEVERS:
-        return Refusal(
-            Reason.TOO_MANY_LEVERS,
-            f"{len(pulled)} nodes and pools would have to be closed for a moment, at most {MAX_LEVERS} may be",
-            target.name,
-        )
+        return _too_many(len(pulled), target)
     relies = frozenset(_RELIES[type(lever)] for lever in pulled)
     why = f"{target.name} is the only pool for it" + (f" once {told(pulled)}" if pulled else "")
     return LeverSet(tuple(pulled), relies, footing, why)
+
+
+def _why_not_kept_away(ground: Ground, target: RestPool, footing: Footing) -> Refusal | None:
+    """Tell what _keep_others_away would refuse, by what is known of all nodes together."""
+    if footing not in ground.all_closed:
+        found = {node: _closed(ground, node, footing) for node in sorted(ground.cluster.pools_by_node)}
+        refused = tuple(node for node, closing in found.items() if isinstance(closing, Refusal))
+        pulled = sum(len(closing) for closing in found.values() if not isinstance(closing, Refusal))
+        ground.all_closed[footing] = Closings(pulled, refused)
+    closings = ground.all_closed[footing]
+    alone = len(ground.cluster.pools_by_node[target.node]) == 1
+    beside = () if alone else _close(ground, target.node, footing, beside=target)
+    whole = ground.closed[target.node, footing]
+    others = [node for node in closings.refused if node != target.node]
+    if isinstance(beside, Refusal):
+        first = min([*others, target.node])
+        refusal = beside if first == target.node else _closed(ground, first, footing)
+    elif others:
+        refusal = _closed(ground, others[0], footing)
+    else:
+        count = closings.levers + len(beside) - (0 if isinstance(whole, Refusal) else len(whole))
+        return _too_many(count, target) if count > MAX_LEVERS else None
+    return replace(refusal, target_pool=target.name) if isinstance(refusal, Refusal) else None
+
+
+def _too_many(count: int, target: RestPool) -> Refusal:
+    told = f"{count} nodes and pools would have to be closed for a moment, at most {MAX_LEVERS} may be"
+    return Refusal(Reason.TOO_MANY_LEVERS, told, target.name)
+
+
+def _closed(ground: Ground, node: str, footing: Footing) -> tuple[Lever, ...] | Refusal:
+    """Find out how a node is closed whole, once."""
+    key = (node, footing)
+    if key not in ground.closed:
+        ground.closed[key] = _close(ground, node, footing)
+    return ground.closed[key]
 
 
 def _close(
@@ -129,10 +180,10 @@ def _close(
             return (lever,)
     levers: list[Lever] = []
     for pool in rivals:
-        options = list(_pool_levers(ground, pool))
-        harmless = [option for option in options if not disturbed(cluster, volume, [option])]
-        if harmless:
-            levers.append(harmless[0])
+        options = _pool_levers(ground, pool)
+        harmless = next((option for option in options if not disturbed(cluster, volume, [option])), None)
+        if harmless is not None:
+            levers.append(harmless)
             continue
         in_the_way = in_the_way or disturbed(cluster, volume, options)
         if in_the_way:
@@ -144,11 +195,14 @@ def _close(
     return tuple(levers)
 
 
-def _pool_levers(ground: Ground, pool: RestPool) -> Iterable[Lever]:
+def _pool_levers(ground: Ground, pool: RestPool) -> tuple[Lever, ...]:
     """List what keeps the volume away from one pool, the better first: a label of ours can be told from others'."""
-    if ground.abilities.may_rely_on(Ability.ADD_POOL_LABEL):
-        label = label_away(ground.cluster, ground.volume, pool, ground.mark)
-        if label is not None:
-            yield label
-    if ground.abilities.may_rely_on(Ability.ADD_POOL_CORDON) and not pool.cordon.replicas:
-        yield CordonPool(pool=pool.name, previous=pool.cordon)
+    if pool.name not in ground.options:
+        levers: list[Lever] = []
+        if ground.abilities.may_rely_on(Ability.ADD_POOL_LABEL):
+            label = label_away(ground.cluster, ground.volume, pool, ground.mark)
+            levers.extend([label] if label is not None else [])
+        if ground.abilities.may_rely_on(Ability.ADD_POOL_CORDON) and not pool.cordon.replicas:
+            levers.append(CordonPool(pool=pool.name, previous=pool.cordon))
+        ground.options[pool.name] = tuple(levers)
+    return ground.options[pool.name]

@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from typing import Final
 
 from common.placement import Replica
 from migrator.core.steering.abilities import Ability, Order
 from migrator.core.steering.cluster import PoolState, RestCluster, RestPool, RestVolume, has_labels
+
+_SHUT: Final = "shut"
 
 
 class Footing(StrEnum):
@@ -34,19 +37,50 @@ class Standing(IntEnum):
     MAY = 2
 
 
-def standing(cluster: RestCluster, volume: RestVolume, pool: RestPool) -> Standing:
-    """Tell whether Mayastor may give a pool the volume's next replica."""
-    if pool.node in volume.nodes or not matches(volume, pool) or not node_matches(cluster, volume, pool.node):
-        return Standing.NEVER
-    if not volume.thin and pool.capacity_bytes < volume.size_bytes:
-        return Standing.NEVER
+def standings(cluster: RestCluster, volume: RestVolume) -> dict[str, Standing]:
+    """Tell of each pool whether Mayastor may give it the volume's next replica."""
+    taken, size = volume.nodes, volume.size_bytes
+    in_topology, shut = _in_topology(cluster, volume), _shut(cluster)
+    found: dict[str, Standing] = {}
+    for name, pool in cluster.pools.items():
+        if pool.node in taken or name not in in_topology:
+            found[name] = Standing.NEVER
+        elif volume.thin:
+            # How much room a thin replica must find differs by version and setting: a full pool may still be chosen.
+            found[name] = Standing.NOT_NOW if name in shut else Standing.MAY
+        elif pool.capacity_bytes < size:
+            found[name] = Standing.NEVER
+        else:
+            found[name] = Standing.NOT_NOW if name in shut or pool.free_bytes < size else Standing.MAY
+    return found
+
+
+def _in_topology(cluster: RestCluster, volume: RestVolume) -> frozenset[str]:
+    """The pools that a volume's topology admits."""
+    inclusion, labels = frozenset(volume.pool_inclusion.items()), frozenset(volume.node_inclusion.items())
+    key = ("in topology", inclusion, volume.allowed_nodes, labels)
+    if key not in cluster.shared:
+        cluster.shared[key] = frozenset(
+            name
+            for name, pool in cluster.pools.items()
+            if matches(volume, pool) and node_matches(cluster, volume, pool.node)
+        )
+    found: frozenset[str] = cluster.shared[key]
+    return found
+
+
+def _shut(cluster: RestCluster) -> frozenset[str]:
+    """The pools to which no replica of any volume comes as things were read."""
+    if _SHUT not in cluster.shared:
+        cluster.shared[_SHUT] = frozenset(name for name, pool in cluster.pools.items() if _is_shut(cluster, pool))
+    found: frozenset[str] = cluster.shared[_SHUT]
+    return found
+
+
+def _is_shut(cluster: RestCluster, pool: RestPool) -> bool:
     node = cluster.nodes.get(pool.node)
     away = pool.state is PoolState.UNUSABLE or (node is not None and not node.online)
-    # How much room a thin replica must find differs by version and setting: a full pool may still be chosen.
-    full = not volume.thin and pool.free_bytes < volume.size_bytes
-    if away or full or pool.cordon.replicas or cluster.node_cordoned(pool.node):
-        return Standing.NOT_NOW
-    return Standing.MAY
+    return away or pool.cordon.replicas or cluster.node_cordoned(pool.node)
 
 
 def matches(volume: RestVolume, pool: RestPool) -> bool:
@@ -102,7 +136,7 @@ def _signs(cluster: RestCluster, volume: RestVolume, replica: Replica, pulled: P
         Ability.GO_POOL_MISMATCH: int(pulled.mismatched_pool == pool.name or not matches(volume, pool)),
         Ability.GO_NODE_CORDON: int(pulled.cordoned_node == pool.node or cluster.node_cordoned(pool.node)),
         Ability.GO_NOT_LOCAL: int(pool.node != volume.target_node),
-        Ability.GO_CROWDED: _crowd(cluster, volume, pool.name),
+        Ability.GO_CROWDED: crowd(cluster, volume, pool.name),
     }
 
 
@@ -117,7 +151,7 @@ def _own(signs: Mapping[Ability, int], pulled: Pulled, goes: Replica) -> Mapping
     }
 
 
-def _crowd(cluster: RestCluster, volume: RestVolume, pool: str) -> int:
+def crowd(cluster: RestCluster, volume: RestVolume, pool: str) -> int:
     """
     How many replicas of other volumes of its affinity group are on a pool.
 

@@ -9,10 +9,10 @@ to be usable is no place to go to, and one that is not known to be unusable is s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -157,6 +157,8 @@ class RestCluster:
     """How many volumes' pool inclusions name a key."""
     groups: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """How many replicas of an affinity group each pool has."""
+    shared: dict[Hashable, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """What was worked out of it once and is the same for many volumes."""
 
     @staticmethod
     def of(volumes: Iterable[RestVolume], pools: Iterable[RestPool], nodes: Iterable[RestNode]) -> RestCluster:
