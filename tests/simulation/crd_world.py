@@ -8,15 +8,14 @@ does it reports in the same moment, so that whoever reads sees how things are.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
 from random import Random
 from typing import Any, Final
 
 import msgspec
 
-from common.kube.api import PERSISTENT_VOLUMES, STORAGE_POLICIES, VOLUME_MIGRATIONS, EventType, Resource
+from common.kube.api import PERSISTENT_VOLUMES, EventType, Resource
 from common.resources.meta import FENCE
 from common.resources.pool import DiskPool
 from common.resources.volume import MayastorVolume
@@ -31,66 +30,30 @@ from sandbox.world.driver import (
     volume_status,
 )
 from sandbox.world.history import Change
-from sandbox.world.kinds import CRDS, Kind, Version
 from sandbox.world.mayastor import ChangeKind, Copy, Faults, Settings, SimPool, SimVolume, State
-from sandbox.world.schema import normalise_object
-from sandbox.world.status import Cause, StatusError
-from sandbox.world.store import Store
-from tests.moves.cluster import definitions
 from tests.simulation.facts import ABSENT, Read, ReplicaFact, Somebody, VolumeFact
-from tests.simulation.invariants import Witness
 from tests.simulation.loop import VirtualLoop
-from tests.simulation.process import START, Process
+from tests.simulation.process import Process
+from tests.simulation.world import NAMESPACE, World
 
-NAMESPACE: Final = "mayastor"
 TICK_SECONDS: Final = 1.0
-CHECKED: Final = 8
-"""One update of so many is held to its schema."""
 _volume = msgspec.json.Decoder(MayastorVolume)
 _pool = msgspec.json.Decoder(DiskPool)
 
 
-class QuickStore(Store):
-    """
-    A store that holds only some updates to the schema.
-
-    Checking takes most of its time; that what is written is valid is shown by one update in a few as well as by all.
-    """
-
-    _unchecked = 0
-
-    def _acceptable(
-        self, kind: Kind, version: Version, body: dict[str, Any], name: str, causes: list[Cause], *, is_new: bool
-    ) -> dict[str, Any]:
-        self._unchecked += 1
-        if is_new or causes or version.schema is None or self._unchecked % CHECKED == 0:
-            return super()._acceptable(kind, version, body, name, causes, is_new=is_new)
-        return {**normalise_object(body, version.schema), "apiVersion": kind.api_version(kind.storage)}
-
-
-class CrdWorld:
+class CrdWorld(World):
     """The world of one schedule."""
 
     def __init__(self, loop: VirtualLoop, rng: Random, settings: Settings) -> None:
-        self._loop = loop
-        self._rng = rng
+        super().__init__(loop, rng)
         self.settings = settings
-        self.store = QuickStore(now=self.now, rng=rng)
-        for definition in definitions():
-            self.store.create(CRDS, definition)
         self.state = State(pools={}, volumes={}, at=0.0)
-        self.witness: Witness | None = None
-        self._resources: dict[str, tuple[int, MayastorVolume]] = {}
-        self._pools: dict[str, tuple[int, DiskPool]] = {}
+        self._resources: dict[str, MayastorVolume] = {}
+        self._pools: dict[str, DiskPool] = {}
         self._reporting = False
         self._due: float | None = None
         self._told: dict[str, Mapping[str, Any]] = {}
         """What was reported of each pool."""
-
-    def now(self) -> datetime:
-        return START + timedelta(seconds=self._loop.time())
-
-    # --- installing ----------------------------------------------------------------------------------------------
 
     def install(self, pools: Iterable[SimPool], volumes: Iterable[SimVolume]) -> None:
         """Take in a cluster that is as described."""
@@ -101,26 +64,12 @@ class CrdWorld:
             self.store.create(DISK_POOLS, pool_resource(pool), NAMESPACE)
         for volume in self.state.volumes.values():
             self.store.create(MAYASTOR_VOLUMES, volume_resource(volume), NAMESPACE)
-        self._listen(MAYASTOR_VOLUMES, self._volume_changed)
-        self._listen(DISK_POOLS, self._pool_changed)
+        self.listen(MAYASTOR_VOLUMES, self._volume_changed)
+        self.listen(DISK_POOLS, self._pool_changed)
         for resource in (MAYASTOR_VOLUMES, DISK_POOLS):
             for raw in self.store.list_page(resource, NAMESPACE).items:
                 self._take_in(resource, raw)
         self._report(State(pools={}, volumes={}))
-
-    def attend(self, witness: Witness) -> None:
-        """Let a witness see everything from now on."""
-        self.witness = witness
-        for name in self.state.volumes:
-            fact = self.volume(name)
-            if fact is not None:
-                witness.appeared(name, fact)
-        self._listen(VOLUME_MIGRATIONS, witness.record_changed)
-        self._listen(PERSISTENT_VOLUMES, witness.pv_changed)
-
-    def _listen(self, resource: Resource, tell: Callable[[Change], None]) -> None:
-        history = self.store.watch(resource).history
-        history.listeners.append(lambda: tell(history.changes[-1]))
 
     # --- what is there -------------------------------------------------------------------------------------------
 
@@ -130,19 +79,15 @@ class CrdWorld:
         if known is None or resource is None:
             return None
         replicas = tuple(ReplicaFact(r.uuid, r.pool, r.usable) for r in known.replicas)
-        return replace(_spec_of(resource[1]), replicas=replicas)
+        return replace(_spec_of(resource), replicas=replicas)
+
+    @property
+    def volumes(self) -> Iterable[str]:
+        return self.state.volumes
 
     def node_of(self, pool: str) -> str | None:
         found = self.state.pools.get(pool)
         return found.node if found is not None else None
-
-    def policy_cap(self, name: str) -> int | None:
-        try:
-            spec = json.loads(self.store.get(STORAGE_POLICIES, name))["spec"]
-        except StatusError:
-            return None
-        cap: int | None = spec.get("maxConcurrentMigrations")
-        return cap
 
     def has_read(self, process: Process, resource: Resource, name: str, sent: float, answer: bytes) -> None:
         """A process was told of an object."""
@@ -153,17 +98,17 @@ class CrdWorld:
             r.uuid or r.pool: r.state == "Online" and r.sync_state == "Synced"
             for r in (status.replicas if status else ())
         }
-        self.witness.has_read(process, name, Read(sent, self._loop.time(), synced))
+        self.witness.has_read(process, name, Read(sent, self.loop.time(), synced))
 
     # --- changes -------------------------------------------------------------------------------------------------
 
     def _take_in(self, resource: Resource, raw: bytes) -> None:
         if resource.plural == DISK_POOLS.plural:
             pool = _pool.decode(raw)
-            self._pools[pool.metadata.name] = (0, pool)
+            self._pools[pool.metadata.name] = pool
         else:
             volume = _volume.decode(raw)
-            self._resources[volume.metadata.name] = (0, volume)
+            self._resources[volume.metadata.name] = volume
 
     def _volume_changed(self, change: Change) -> None:
         name = change.after.name
@@ -177,9 +122,9 @@ class CrdWorld:
             return
         known = self._resources.get(name)
         volume = _volume.decode(change.after.raw)
-        self._resources[name] = (0, volume)
+        self._resources[name] = volume
         if known is not None and self.witness is not None:
-            before, after = _spec_of(known[1]), _spec_of(volume)
+            before, after = _spec_of(known), _spec_of(volume)
             if before != after:
                 state = self.state.volumes.get(name)
                 replicas = tuple(ReplicaFact(r.uuid, r.pool, r.usable) for r in state.replicas) if state else ()
@@ -195,16 +140,16 @@ class CrdWorld:
 
     def _look_soon(self) -> None:
         if not self._reporting:
-            self._look_within(self._rng.choice((0.05, 0.3, 1.0)))
+            self._look_within(self.rng.choice((0.05, 0.3, 1.0)))
 
     def _look_within(self, seconds: float) -> None:
-        at = self._loop.time() + seconds
+        at = self.loop.time() + seconds
         if self._due is None or at < self._due:
             self._due = at
-            self._loop.after(seconds, self._look)
+            self.loop.after(seconds, self._look)
 
     def _look(self) -> None:
-        if self._due is None or self._loop.time() < self._due:
+        if self._due is None or self.loop.time() < self._due:
             return
         self._due = None
         self._tick()
@@ -212,10 +157,8 @@ class CrdWorld:
     def _tick(self) -> None:
         """Let the storage go on, and report."""
         before = self.state
-        state = adopt(
-            self.state, [pool for _, pool in self._pools.values()], [volume for _, volume in self._resources.values()]
-        )
-        self.state, changes = mayastor.step(state, self._loop.time(), self._rng, self.settings)
+        state = adopt(self.state, self._pools.values(), self._resources.values())
+        self.state, changes = mayastor.step(state, self.loop.time(), self.rng, self.settings)
         witness = self.witness
         if witness is not None:
             for change in changes:
@@ -248,26 +191,9 @@ class CrdWorld:
 
     # --- what befalls it -----------------------------------------------------------------------------------------
 
-    def _as(self, actor: Somebody, act: Callable[[], object]) -> None:
-        witness = self.witness
-        if witness is None:
-            act()
-            return
-        former, witness.acting = witness.acting, actor
-        try:
-            act()
-        except StatusError:
-            pass  # a user's mistake, or too late
-        finally:
-            witness.acting = former
-
-    def by_user(self, act: Callable[[Store], object]) -> None:
-        """Let a user do something with the resources."""
-        self._as(Somebody.USER, lambda: act(self.store))
-
     def _storage(self, state: State) -> None:
         before, self.state = self.state, state
-        self.state, changes = mayastor.step(self.state, self._loop.time(), self._rng, self.settings)
+        self.state, changes = mayastor.step(self.state, self.loop.time(), self.rng, self.settings)
         if self.witness is not None:
             for change in changes:
                 if change.kind is ChangeKind.REMOVED:
@@ -288,11 +214,11 @@ class CrdWorld:
         filled = replace(pool, reserved_bytes=int(share * pool.capacity_bytes))
         self._storage(replace(self.state, pools={**self.state.pools, name: filled}))
 
-    def set_target(self, volume: str, node: str | None) -> None:
-        known = self.state.volumes.get(volume)
+    def set_target(self, name: str, node: str | None) -> None:
+        known = self.state.volumes.get(name)
         if known is not None:
             published = replace(known, target_node=node)
-            self._storage(replace(self.state, volumes={**self.state.volumes, volume: published}))
+            self._storage(replace(self.state, volumes={**self.state.volumes, name: published}))
 
     def set_faults(self, faults: Faults) -> None:
         self.settings = replace(self.settings, faults=faults)
@@ -304,11 +230,19 @@ class CrdWorld:
         pools = {name: replace(pool, online=True) for name, pool in self.state.pools.items()}
         self._storage(replace(self.state, pools=pools, lost_nodes=frozenset()))
 
-    def edit_volume(self, name: str, spec: Mapping[str, Any]) -> None:
-        self.by_user(lambda store: store.patch(MAYASTOR_VOLUMES, name, {"spec": spec}, NAMESPACE))
+    def edit_count(self, name: str, count: int) -> None:
+        self._edit(name, {"spec": {"numReplicas": count}})
 
-    def label_volume(self, name: str, labels: Mapping[str, str]) -> None:
-        self.by_user(lambda store: store.patch(MAYASTOR_VOLUMES, name, {"metadata": {"labels": labels}}, NAMESPACE))
+    def edit_topology(self, name: str, topology: Mapping[str, Any] | None) -> None:
+        self._edit(name, {"spec": {"topology": None}})
+        if topology is not None:
+            self._edit(name, {"spec": {"topology": topology}})
+
+    def meddle(self, name: str) -> None:
+        self._edit(name, {"metadata": {"labels": {"touched": f"at-{self.loop.time():.3f}"}}})
+
+    def _edit(self, name: str, body: Mapping[str, Any]) -> None:
+        self.by_user(lambda store: store.patch(MAYASTOR_VOLUMES, name, body, NAMESPACE))
 
     def delete_volume(self, name: str) -> None:
         self.by_user(lambda store: store.delete(PERSISTENT_VOLUMES, name))

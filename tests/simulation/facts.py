@@ -56,6 +56,24 @@ class VolumeFact:
 
 
 @dataclass(frozen=True, slots=True)
+class Things:
+    """What is put on nodes and pools."""
+
+    cordons: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Labels of cordons, by node."""
+    labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By pool."""
+    closed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """What a pool takes no more of, by pool."""
+
+    def listed(self) -> dict[tuple[str, str, str], str]:
+        """Each as one entry: what it is, where, under which key; and its value."""
+        found = {("cordon", node, label): "" for node, labels in self.cordons.items() for label in labels}
+        found |= {("label", pool, key): text for pool, labels in self.labels.items() for key, text in labels.items()}
+        return found | {("closed", pool, word): "" for pool, words in self.closed.items() for word in words}
+
+
+@dataclass(frozen=True, slots=True)
 class Read:
     """One look that a process took at a volume."""
 

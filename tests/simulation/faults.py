@@ -8,13 +8,15 @@ to a volume and to the journal, is met most often. When a schedule calms down no
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from random import Random
 from typing import Final
 
 from common.kube.api import EVENTS, LEASES, PERSISTENT_VOLUMES, VOLUME_MIGRATIONS, Resource
+from sandbox.fronts.mayastor_rest.faults import Effect, Fault
 from sandbox.world.calls import Call
+from sandbox.world.control.plane import DataPlane
 from tests.simulation.process import Process
 
 PATIENCE: Final = 30.0
@@ -48,10 +50,12 @@ class Mishap:
     """When the caller dies or is suspended; then the call itself is well."""
     pause: float | None = None
     """For how long it is suspended; None: it dies."""
+    rest: Fault | None = None
+    """What is to go wrong in Mayastor's control plane; then the call itself is well."""
 
     @property
     def answered(self) -> bool:
-        return self.befalls is not None
+        return self.befalls is not None or self.rest is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,7 @@ class Faults:
         self.raging = True
         """Whether anything goes wrong."""
         self.count = 0
+        self.lease_seconds = 15.0
         self.on_their_way = 0
         """Writes that will take effect late."""
         self.cut_off: dict[str, float] = {}
@@ -209,6 +214,62 @@ class Faults:
             return None
         self._met(f"{mishap.name}: {process.name} {call.verb} {call.resource.plural} {call.name} {call.subresource}")
         return mishap
+
+    def of_rest_write(self, call: Call, process: Process, operation: float, *, counts: bool) -> Mishap | None:
+        """
+        Draw what goes wrong with a write to Mayastor's REST API.
+
+        Nothing takes effect later than `operation` seconds after it was sent: that is what the product may rely upon.
+        Who is suspended between its last look at the lease and the sending is so for less than a lease, likewise.
+        """
+        cut = self._cut_off(process)
+        if cut is not None:
+            return replace(cut, name=self._rng.choice(("not sent", "cut off")))
+        if not self.raging:
+            return None
+        rng, weather = self._rng, self.weather
+        draw = rng.random() / (4.0 if counts else 1.2)
+        if draw < weather.deaths:
+            moment = rng.choice((Moment.BEFORE, Moment.AFTER))
+            mishap = Mishap(f"death {moment.name.lower()}", befalls=moment)
+        elif draw < weather.deaths + weather.pauses:
+            moment = rng.choice((Moment.BEFORE, Moment.AFTER))
+            longest = self.lease_seconds if moment is Moment.BEFORE else 120.0
+            mishap = Mishap(f"pause {moment.name.lower()}", befalls=moment, pause=rng.uniform(0.5, longest))
+        elif draw < weather.deaths + weather.pauses + weather.writes:
+            mishap = self._rest_mishap(operation, counts=counts)
+        else:
+            return None
+        self._met(f"{mishap.name}: {process.name} {call.name}")
+        return mishap
+
+    def _rest_mishap(self, operation: float, *, counts: bool) -> Mishap:
+        rng = self._rng
+        quick = rng.choice((0.0, rng.uniform(0, 2), operation))
+        match rng.randrange(12):
+            case 0:
+                return Mishap("not sent", seconds=quick)
+            case 1:
+                return Mishap("lost", seconds=quick)
+            case 2:
+                return Mishap("429", 429)
+            case 3 | 4:
+                late = rng.uniform(0, 0.9 * operation)
+                return Mishap("late effect", seconds=quick, late=late)
+            case 5:
+                return Mishap("down", rest=Fault(Effect.DOWN))
+            case 6:
+                return Mishap("503 before", rest=Fault(Effect.TIMEOUT_BEFORE))
+            case 7:
+                return Mishap("503 after", rest=Fault(Effect.TIMEOUT_AFTER))
+            case 8:
+                return Mishap("taken unheard", rest=Fault(Effect.LOST_AFTER))
+            case 9:
+                return Mishap("taken silently", rest=Fault(Effect.SILENT))
+            case 10 if counts:
+                return Mishap("data plane", rest=Fault(Effect.DATA_PLANE, step=rng.choice(list(DataPlane))))
+            case _:
+                return Mishap("slow", rest=Fault(Effect.SLOW, seconds=rng.uniform(0.2, 0.9 * operation)))
 
     def _write_mishap(self, call: Call) -> Mishap:
         rng = self._rng

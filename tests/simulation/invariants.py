@@ -17,7 +17,7 @@ from common.reasons import Reason
 from common.resources.meta import LAST_MIGRATION, PARKED
 from common.resources.migration import MigrationState
 from sandbox.world.history import Change
-from tests.simulation.facts import Read, Rules, Somebody, Tally, VolumeFact
+from tests.simulation.facts import Read, Rules, Somebody, Tally, Things, VolumeFact
 from tests.simulation.kube import Issue
 from tests.simulation.process import Process
 
@@ -36,6 +36,7 @@ LEAVES_REPLICAS: Final = frozenset(
         Reason.SOURCE_PRESERVED,
     }
 )
+OURS: Final = "couchestor-"
 Actor = Issue | Somebody
 
 
@@ -121,6 +122,8 @@ class Witness:
         """The migration that wrote last, by volume."""
         self._downs: dict[str, Down] = {}
         self._reads: defaultdict[tuple[Process, str], deque[Read]] = defaultdict(lambda: deque(maxlen=8))
+        self.things: dict[tuple[str, str, str], str] | None = None
+        """Cordons and labels as everybody but us wants them; None until somebody changed any."""
         self._told: set[str] = set()
         self._parked: set[str] = set()
         self.on_state: Callable[[Course], None] = lambda _course: None
@@ -213,6 +216,52 @@ class Witness:
                 self.violated(3, f"{course.name}: count of {name} lowered from {before.count} to {after.count} at once")
             reads = tuple(read for read in self._reads[issue.process, name] if read.answered <= issue.at)
             self._downs[name] = Down(issue, course, before, reads)
+
+    def dropped(self, name: str, before: VolumeFact) -> None:
+        """A call of ours that was refused took a replica all the same."""
+        issue = self.acting
+        if not isinstance(issue, Issue):
+            return
+        course = self._at_work.get(name)
+        if not issue.leads:
+            self.violated(8, f"{issue} took a replica, sent at {issue.at:.3f} s without the lease")
+        if course is not None:
+            course.wrote = True
+            self._wrote[name] = course
+        reads = tuple(read for read in self._reads[issue.process, name] if read.answered <= issue.at)
+        self._downs[name] = Down(issue, course, before, reads)
+
+    # --- cordons and labels --------------------------------------------------------------------------------------
+
+    def things_changed(self, before: Things, after: Things) -> None:
+        """Cordons and labels of nodes and pools are not what they were."""
+        actor, one, two = self.acting, before.listed(), after.listed()
+        changed = {key for key in one.keys() | two.keys() if one.get(key) != two.get(key)}
+        if actor is Somebody.USER:
+            wanted = self.things if self.things is not None else one
+            kept = {key: value for key, value in wanted.items() if key not in changed}
+            self.things = kept | {key: two[key] for key in changed if key in two}
+            return
+        if self.things is None:
+            self.things = one
+        if not isinstance(actor, Issue):
+            return
+        self.tally.writes += 1
+        if not actor.leads:
+            self.violated(8, f"{actor} took effect, sent at {actor.at:.3f} s without the lease")
+        for kind, where, key in sorted(changed):
+            if kind == "cordon" and not key.startswith(OURS):
+                self.violated(9, f"{actor} changed the cordon {key} of {where}, which is somebody's")
+
+    def check_things(self, things: Things) -> None:
+        """Everything has come to rest: nodes and pools must be as others left them."""
+        one, two = self.things if self.things is not None else things.listed(), things.listed()
+        for kind, where, key in sorted(one.keys() | two.keys()):
+            was, has = one.get((kind, where, key)), two.get((kind, where, key))
+            told = any(c.reason == Reason.LEVERS_LEFT and where in c.message for c in self.courses.values())
+            if was != has and not told:
+                self.tally.leaked += 1
+                self.violated(6, f"{kind} {key} of {where} is {has}, others left it {was}")
 
     def removed(self, name: str, uuid: str) -> None:
         """Mayastor dropped a replica of a volume."""

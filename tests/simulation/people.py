@@ -21,15 +21,17 @@ from common.kube.api import (
     VOLUME_MIGRATIONS,
     Resource,
 )
+from common.placement import Move
 from common.resources.meta import LAST_MIGRATION, MOVE_MEMORY, PARKED
 from common.rpc.errors import RpcError
 from migrator.service import MigratorService
 from sandbox.world.driver import DISK_POOLS, MAYASTOR_VOLUMES
 from sandbox.world.mayastor import Faults as StorageFaults
 from sandbox.world.storage import SimVolume
+from tests.simulation.facts import ReplicaFact, VolumeFact
 from tests.simulation.loop import Life
-from tests.simulation.plan import NODES
 from tests.simulation.process import START
+from tests.simulation.rest_world import NODES
 
 if TYPE_CHECKING:
     from tests.simulation.invariants import Course
@@ -140,7 +142,7 @@ class People:
 
     # --- moves ---------------------------------------------------------------------------------------------------
 
-    def ask(self, volume: SimVolume) -> None:
+    def ask(self, volume: SimVolume, *, again: bool = True) -> None:
         """Ask some replica for a move of a volume to where it is not."""
         sim, rng = self._sim, self._rng
         fact = sim.world.volume(volume.name)
@@ -150,20 +152,23 @@ class People:
         pod = rng.choice(pods)
         tiers = sim.plan.tiers
         here = tiers[fact.replicas[0].pool]
-        there = "cold" if here == "hot" else "hot"
+        there = [name for name, tier in tiers.items() if tier != here]
+        moves = self._moves(pod, fact, volume.name, there)
+        if moves is None:
+            if again:
+                self._at(30.0, partial(self.ask, volume, again=False))
+            return
         self._requests += 1
         request = pb.StartMigrationRequest(
             request_id=f"request-{self._requests}", volume=volume.name, dry_run=rng.random() < 0.06
         )
-        pools = [name for name, tier in tiers.items() if tier == there]
-        if len(fact.replicas) > 1:
-            targets = rng.sample(pools, min(len(pools), len(fact.replicas)))
-            for replica, target in zip(fact.replicas, targets, strict=False):
+        if len(moves) > 1 or len(fact.replicas) > 1:
+            for replica, target in moves:
                 request.moves.moves.add(source_pool=replica.pool, source_replica=replica.uuid, target_pool=target)
-        elif rng.random() < 0.5:
-            request.tier = there
+        elif rng.random() < 0.3:
+            request.tier = tiers[moves[0][1]]
         else:
-            request.pool = rng.choice(pools)
+            request.pool = moves[0][1]
         if rng.random() < 0.4:
             request.policy.CopyFrom(self._policy())
         if rng.random() < 0.3:
@@ -176,6 +181,31 @@ class People:
         if rng.random() < 0.2:
             other = rng.choice(pods)
             self._at(rng.uniform(0, 3), lambda: self._send(other, lambda service: service.start_migration(request)))
+
+    def _moves(self, pod: Pod, fact: VolumeFact, name: str, pools: list[str]) -> list[tuple[ReplicaFact, str]] | None:
+        """Choose what to ask for: most often what the migrator would not refuse, as a planner does."""
+        rng = self._rng
+        replicas = rng.sample(fact.replicas, len(fact.replicas) if rng.random() < 0.7 else 1)
+        drawn = (
+            [list(zip(replicas, rng.sample(pools, len(replicas)), strict=True)) for _ in range(8)]
+            if (len(replicas) <= len(pools))
+            else []
+        )
+        if not drawn or rng.random() < 0.1:
+            return drawn[0] if drawn else None
+        app = pod.app
+        seen = app.backend.volumes.get(name) if app is not None else None
+        if app is None or seen is None:
+            return None
+        subject = app.placements.subject(name, seen)
+        for moves in drawn:
+            asked = [Move(replica.pool, target, replica.uuid) for replica, target in moves]
+            if not app.backend.refusals_of_moves(subject, asked):
+                return moves
+        if rng.random() < 0.5:
+            # A pod moves to where its volume's new replica will be, which is of use in every version.
+            self._sim.world.set_target(name, self._sim.world.node_of(drawn[0][0][1]))
+        return None
 
     def _policy(self) -> pb.PolicyReference:
         found = self._sim.policy()
@@ -225,7 +255,7 @@ class People:
         if fact is not None:
             count = fact.count + self._rng.choice((1, 1, -1))
             if count >= 1:
-                self._sim.world.edit_volume(course.volume, {"numReplicas": count})
+                self._sim.world.edit_count(course.volume, count)
 
     def _edit_topology(self, course: Course) -> None:
         wanted = self._rng.choice(
@@ -235,14 +265,11 @@ class People:
                 None,
             )
         )
-        self._sim.world.edit_volume(course.volume, {"topology": None})
-        if wanted is not None:
-            self._sim.world.edit_volume(course.volume, {"topology": wanted})
+        self._sim.world.edit_topology(course.volume, wanted)
 
     def _label(self, course: Course) -> None:
         for beat in range(self._rng.choice((1, 5, 30))):
-            label = {"touched": f"at-{beat}"}
-            self._at(0.7 * beat, partial(self._sim.world.label_volume, course.volume, label))
+            self._at(0.7 * beat, partial(self._sim.world.meddle, course.volume))
 
     def _touch_pv(self, course: Course) -> None:
         for beat in range(self._rng.choice((1, 5, 20))):

@@ -11,12 +11,14 @@ from enum import StrEnum
 from random import Random
 from typing import Final
 
+from sandbox.world.choosing import Ties
 from sandbox.world.mayastor import Copy, Settings, SimPool, SimReplica, SimVolume
+from sandbox.world.versions import MayastorVersion
 from tests.simulation.facts import Rules
 from tests.simulation.faults import WEATHERS, Weather
+from tests.simulation.rest_world import NODES, Mayastor
 
 GIB: Final = 2**30
-NODES: Final = ("n1", "n2", "n3", "n4", "n5")
 
 
 class BackendName(StrEnum):
@@ -52,6 +54,9 @@ class Plan:
     storage: Settings
     migrators: int
     policy_cap: int
+    mayastor: Mayastor
+    operation_seconds: float
+    lever_seconds: float
     pools: tuple[SimPool, ...]
     volumes: tuple[SimVolume, ...]
 
@@ -80,11 +85,18 @@ def draw(seed: int, backend: BackendName | None = None) -> Plan:
         admission=rng.choice((2.0, 5.0)),
         horizon=rng.choice((150.0, 240.0, 400.0)),
     )
+    mayastor = Mayastor(
+        version=rng.choice((*MayastorVersion, MayastorVersion.OPENEBS_4_3, MayastorVersion.OPENEBS_4_4)),
+        cache_seconds=rng.choice((2.0, 4.0, 8.0)),
+        pool_cordon_counts=rng.random() < 0.5,
+        away_seconds=rng.choice((20.0, 600.0)),
+        ties=rng.choice((Ties.CHANCE, Ties.REGISTRY)),
+    )
     rules = Rules(
         total=rng.choice((2, 2, 3, 5)),
         per_pool=rng.choice((1, 2, 3)),
         per_node=rng.choice((1, 2, 3)),
-        read_gap=1.0,
+        read_gap=mayastor.cache_seconds if chosen is BackendName.REST else 1.0,
         preservation=rng.random() < 0.04,
     )
     storage = Settings(
@@ -103,6 +115,9 @@ def draw(seed: int, backend: BackendName | None = None) -> Plan:
         storage=storage,
         migrators=rng.choice((2, 2, 2, 3)),
         policy_cap=rng.choice((1, 2, 4)),
+        mayastor=mayastor,
+        operation_seconds=rng.choice((6.0, 8.0)),
+        lever_seconds=rng.choice((8.0, 10.0)),
         pools=pools,
         volumes=_volumes(rng, pools),
     )
@@ -118,7 +133,7 @@ def _pools(rng: Random) -> tuple[SimPool, ...]:
                     name=f"{tier}-{index}",
                     node=node,
                     capacity_bytes=rng.choice((200, 500)) * GIB,
-                    labels={"tier": tier, "site": rng.choice(("a", "a", "b"))},
+                    labels={"tier": tier, "site": rng.choice(("a", "a", "a", "b"))},
                 )
             )
     return tuple(made)
@@ -153,7 +168,7 @@ def _volume(rng: Random, homes: tuple[SimPool, ...]) -> SimVolume:
         for home in homes
     )
     sites = {home.labels["site"] for home in homes}
-    bound = len(sites) == 1 and rng.random() < 0.2
+    bound = len(sites) == 1 and rng.random() < 0.3
     return SimVolume(
         name=f"pvc-{identity}",
         size_bytes=size,

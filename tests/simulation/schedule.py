@@ -29,7 +29,7 @@ from migrator.service import MigratorService
 from sandbox.world.calls import Call
 from sandbox.world.status import StatusError
 from tests.moves.cluster import pv_body
-from tests.simulation.crd_world import NAMESPACE, CrdWorld
+from tests.simulation.crd_world import CrdWorld
 from tests.simulation.facts import Tally
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import Witness
@@ -38,7 +38,10 @@ from tests.simulation.loop import Life, VirtualLoop, run
 from tests.simulation.people import People
 from tests.simulation.plan import BackendName, Plan, draw
 from tests.simulation.process import Process, SimClock
+from tests.simulation.rest_transport import URL, SimRestClient
+from tests.simulation.rest_world import RestWorld
 from tests.simulation.trace import Trace, TraceLog
+from tests.simulation.world import NAMESPACE, World, handle_of
 
 LEASE_NAME: Final = "couchestor-migrator"
 LEASE_NAMESPACE: Final = "default"
@@ -57,6 +60,7 @@ class Pod:
     lives: int = 0
     process: Process | None = None
     service: MigratorService | None = None
+    app: Migrator | None = None
     main: asyncio.Task[Any] | None = None
     skew: timedelta = timedelta(0)
     same_name: bool = False
@@ -74,7 +78,7 @@ class Simulation:
         self.rng = Random(f"processes {seed}")
         self.tally = Tally()
         self.trace = Trace(self.loop.time)
-        self.world = CrdWorld(self.loop, Random(f"storage {seed}"), plan.storage)
+        self.world = self._world(Random(f"storage {seed}"))
         self.faults = Faults(
             Random(f"faults {seed}"),
             plan.weather,
@@ -93,8 +97,14 @@ class Simulation:
             policy_cap=self.world.policy_cap,
             note=lambda what: self.trace.note("witness", what),
         )
+        self.faults.lease_seconds = plan.timing.lease
         self.pods: dict[str, Pod] = {}
         self.people = People(self, Random(f"people {seed}"))
+
+    def _world(self, rng: Random) -> World:
+        if self.plan.backend is BackendName.CRD:
+            return CrdWorld(self.loop, rng, self.plan.storage)
+        return RestWorld(self.loop, rng, self.plan.storage, self.plan.mayastor)
 
     # --- processes -----------------------------------------------------------------------------------------------
 
@@ -122,7 +132,7 @@ class Simulation:
 
     def _start_again(self, name: str, seconds: float) -> None:
         pod = self.pods[name]
-        pod.service = None
+        pod.service = pod.app = None
         self.loop.after(seconds, lambda: self.start(pod))
 
     def pause(self, process: Process, seconds: float) -> None:
@@ -150,10 +160,11 @@ class Simulation:
             TraceLog(self.trace, pod.name),  # type: ignore[arg-type]
             process.clock,
             random.Random(self.rng.getrandbits(64)),
+            self._client(process),
         )
         try:
             async with app:
-                pod.service = app.service
+                pod.service, pod.app = app.service, app
                 await app.broken.wait()
                 self.trace.note("world", f"a part of {pod.name} ended")
                 self.loop.failures.append(f"a part of {pod.name} ended: see the trace")
@@ -162,11 +173,21 @@ class Simulation:
                 process.kill()
                 self._start_again(pod.name, self.rng.uniform(0.5, 10))
 
+    def _client(self, process: Process) -> SimRestClient | None:
+        if not isinstance(self.world, RestWorld):
+            return None
+        seconds = self.plan.operation_seconds
+        return SimRestClient(self.world, process, self.faults, self.loop, operation_seconds=seconds, issue=self._issue)
+
     def _settings(self, identity: str) -> Settings:
         timing, rules = self.plan.timing, self.plan.rules
         return Settings(
             identity=identity,
             backend=BackendChoice(self.plan.backend),
+            mayastor_rest_url=URL if self.plan.backend is BackendName.REST else "",
+            mayastor_cache_seconds=self.plan.mayastor.cache_seconds,
+            mayastor_operation_seconds=self.plan.operation_seconds,
+            lever_seconds=self.plan.lever_seconds,
             mayastor_namespace=NAMESPACE,
             lease_name=LEASE_NAME,
             lease_namespace=LEASE_NAMESPACE,
@@ -243,6 +264,8 @@ class Simulation:
         self._calm()
         await self._rest()
         self.witness.check_quiet()
+        if isinstance(self.world, RestWorld):
+            self.witness.check_things(self.world.things)
         self._finish()
 
     def _install(self) -> None:
@@ -258,8 +281,10 @@ class Simulation:
             },
         )
         for volume in plan.volumes:
-            body = {"apiVersion": "v1", "kind": "PersistentVolume", **pv_body(volume.name, volume.size_bytes)}
-            store.create(PERSISTENT_VOLUMES, body)
+            body = pv_body(volume.name, volume.size_bytes)
+            csi = {**body["spec"]["csi"], "volumeHandle": handle_of(volume.name)}
+            spec = {**body["spec"], "csi": csi}
+            store.create(PERSISTENT_VOLUMES, {"apiVersion": "v1", "kind": "PersistentVolume", **body, "spec": spec})
         self.world.attend(self.witness)
         for index in range(plan.migrators):
             name = f"migrator-{index}"
@@ -306,7 +331,7 @@ class Simulation:
 
     def _finish(self) -> None:
         self.tally.faults = self.faults.count
-        for failure in self.loop.failures:
+        for failure in (*self.loop.failures, *self.trace.broken[:3]):
             self.witness.violated(0, failure)
         for pod in self.pods.values():
             for process in pod.kept:

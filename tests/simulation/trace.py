@@ -4,6 +4,8 @@ What happened in a schedule: its last lines to be read by a person, all of it as
 
 from __future__ import annotations
 
+import sys
+import traceback
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +21,8 @@ class Trace:
         self._now = now
         self._lines: deque[tuple[float, str, str, dict[str, Any]]] = deque(maxlen=KEPT)
         self._hash = 0
+        self.broken: list[str] = []
+        """What the product caught that nobody had thought of."""
         self.count = 0
 
     def note(self, who: str, what: str, /, **more: Any) -> None:
@@ -61,4 +65,13 @@ class TraceLog:
     def info(self, event: str, /, **more: Any) -> None:
         self._trace.note(self._who, event, **self._bound, **more)
 
-    warning = error = exception = info
+    warning = error = info
+
+    def exception(self, event: str, /, **more: Any) -> None:
+        """Something that should not have happened, for which the product has a net."""
+        error = sys.exc_info()[1]
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        told = "".join(traceback.format_exception(error)[-5:]) if error is not None else ""
+        self._trace.note(self._who, event, **self._bound, **more, traceback=told)
+        self._trace.broken.append(f"{self._who}: {event}: {type(error).__name__}: {error}\n{told}")
