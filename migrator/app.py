@@ -130,6 +130,8 @@ class Migrator:
             active=lambda: sum(record.active for record in self._migrations.items.values()) if self.lease.held else 0,
             age_seconds=lambda: self.backend.age_seconds,
             can=lambda: self.backend.capabilities.can_migrate,
+            levers=lambda: len(self._held.active),
+            left_behind=lambda: len(self._held.left_behind),
         )
         self._tasks: list[asyncio.Task[None]] = []
         self.broken = asyncio.Event()

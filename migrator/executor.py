@@ -21,7 +21,7 @@ from common.kube.api import KubeApi
 from common.logs import Logger
 from common.resources.migration import AdmittedSettings, MigrationState, VolumeMigration
 from migrator.annotations import ClusterObjects, pv_seen
-from migrator.backends.base import Backend, Result
+from migrator.backends.base import Backend, BackendError, Result
 from migrator.core.model import (
     AnnotatePv,
     Conclude,
@@ -110,6 +110,7 @@ class Executor:
         Raises NotLeaderError, JournalLostError, BackendError, KubeError; after any of them it may be begun anew.
         """
         self._check_lease()
+        self._check_backend()
         await self._journal.take_up(self._identity, self._shared.clock.now())
         earlier: Seen | None = None
         while True:
@@ -137,6 +138,15 @@ class Executor:
     def _check_lease(self) -> None:
         if not self._shared.lease.held:
             raise NotLeaderError(f"{self._journal.name}: the lease is not held any more")
+
+    def _check_backend(self) -> None:
+        """What one backend began the other could not go on with: their journals speak of other things."""
+        kind, admitted = self._shared.backend.kind, self._settings.backend
+        if kind is not admitted:
+            raise BackendError(
+                f"{self._journal.name}: begun with --backend={admitted}, and this is {kind}; "
+                f"run with --backend={admitted} until it has ended"
+            )
 
     # --- looking -------------------------------------------------------------------------------------------------
 

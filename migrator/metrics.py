@@ -55,12 +55,27 @@ class MigratorMetrics:
         self._age = Gauge(
             "couchestor_migrator_placements_age_seconds", "Seconds since Mayastor last said anything", registry=registry
         )
+        self._levers = Gauge(
+            "couchestor_migrator_levers",
+            "Cordons and labels of ours that may be on nodes and pools now",
+            ("migration",),
+            registry=registry,
+        )
         self._can = Gauge(
             "couchestor_migrator_can_migrate", "1 if the Mayastor at hand can be migrated on, else 0", registry=registry
         )
 
-    def watch(self, active: Callable[[], int], age_seconds: Callable[[], float], can: Callable[[], bool]) -> None:
-        """Read these at each scrape."""
+    def watch(
+        self,
+        active: Callable[[], int],
+        age_seconds: Callable[[], float],
+        can: Callable[[], bool],
+        levers: Callable[[], int],
+        left_behind: Callable[[], int],
+    ) -> None:
+        """Read these at each scrape; levers are those of migrations under way, and those left behind by ended ones."""
+        self._levers.labels("active").set_function(levers)
+        self._levers.labels("ended").set_function(left_behind)
         self._active.set_function(active)
         self._age.set_function(age_seconds)
         self._can.set_function(lambda: float(can()))

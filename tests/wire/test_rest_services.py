@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from couchestor.migrator.v1 import migrator_pb2 as pb
 
-from common.kube.api import LEASES, PERSISTENT_VOLUMES
+from common.kube.api import LEASES, PERSISTENT_VOLUMES, VOLUME_MIGRATIONS
 from common.reasons import Reason
 from common.resources.meta import LEVERS_OFF
 from common.rpc.errors import reason_of
@@ -28,7 +28,7 @@ from sandbox.world.versions import MayastorVersion
 from tests.contract.rest_cluster import GIB, OTHER, VOLUME, RestCluster, a_pool
 from tests.moves.cluster import NAMESPACE
 from tests.policies.cluster import body_of
-from tests.wire.migrator_stage import DEADLINE
+from tests.wire.migrator_stage import DEADLINE, eventually
 from tests.wire.rest_stage import BUSY, POLICY, PV, RestStage, a_store, add_pv, in_real_time, rest_stage
 
 NEW = MayastorVersion.OPENEBS_4_3
@@ -211,6 +211,26 @@ async def test_what_a_person_or_a_failure_switched_off_is_not_relied_upon_until_
         await told(running, lambda whole: "fast" not in refused(whole))
         held = msgspec.json.decode(running.store.get(LEASES, lease, "default"))
         assert held["spec"]["holderIdentity"]
+
+
+async def test_what_was_begun_on_the_other_backend_is_left_alone_until_that_one_is_back(tmp_path: Path) -> None:
+    async with rest_stage(tmp_path, await a_cluster()) as running:
+        await running.placed()
+        moves = [{"source": {"pool": "slow"}, "targetPool": "fast"}]
+        spec = {"requestId": "r", "pvName": PV, "volumeHandle": VOLUME, "moves": moves}
+        settings = {"dryRun": False, "preservation": False, "timeoutSeconds": 60, "pollSeconds": 1, "backend": "crd"}
+        running.store.create(VOLUME_MIGRATIONS, body_of(VOLUME_MIGRATIONS, "begun", spec=spec))
+        status = {"state": "Analyzing", "settings": settings, "steps": []}
+        running.store.patch(VOLUME_MIGRATIONS, "begun", {"status": status}, subresource="status")
+        await told(running, lambda whole: refused(whole).get("") == Reason.ALREADY_MIGRATING)
+
+        async def it_says_so() -> bool:
+            return "run with --backend=crd until it has ended" in running.log.getvalue()
+
+        await eventually(it_says_so)
+        record = msgspec.json.decode(running.store.get(VOLUME_MIGRATIONS, "begun"))
+        assert (record["status"]["state"], record["status"]["steps"]) == ("Analyzing", [])
+        assert running.written == []
 
 
 # --- a whole move ----------------------------------------------------------------------------------------------------
