@@ -8,7 +8,7 @@ authentication and no TLS; a kubeconfig for it names nothing but the address.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from sandbox.world.calls import Call, ConnectionLostError, Interference, Verb, u
 from sandbox.world.kinds import NAMESPACES
 from sandbox.world.status import Cause, StatusError, bad_request, invalid, not_served
 from sandbox.world.store import Store
+from sandbox.world.tables import table
 from sandbox.world.watch import BOOKMARK_SECONDS, WatchStream
 
 MAX_BODY_BYTES: Final = 3 * 2**20
@@ -162,7 +163,7 @@ class KubeFront(LoopbackServer):
         call = _call(Verb.GET, target, request)
         async with self._disturbed(call):
             body = self.store.get(target.resource, target.name, target.namespace, subresource=target.subresource)
-        return _raw(body)
+        return _raw(self._table(target, [body]) if _wants_table(request) else body)
 
     async def _list(self, request: web.Request, target: _Target) -> web.StreamResponse:
         query = request.query
@@ -175,7 +176,17 @@ class KubeFront(LoopbackServer):
                 label_selector=query.get("labelSelector", ""),
                 field_selector=query.get("fieldSelector", ""),
             )
+        if _wants_table(request):
+            return _raw(self._table(target, listing.items, listing.metadata()))
         return _raw(listing.raw())
+
+    def _table(self, target: _Target, objects: Iterable[bytes], metadata: Mapping[str, Any] | None = None) -> bytes:
+        """Objects as rows, for people at a terminal."""
+        resource = target.resource
+        kind = self.store.find_kind(resource.group, resource.version, resource.plural)
+        version = kind.version(resource.version) if kind is not None else None
+        columns = version.columns if version is not None else ()
+        return msgspec.json.encode(table(columns, objects, self.store.now(), metadata))
 
     async def _create(self, request: web.Request, target: _Target) -> web.StreamResponse:
         call = _call(Verb.CREATE, target, request)
@@ -253,7 +264,8 @@ class KubeFront(LoopbackServer):
         self._watches.add(stream)
         try:
             with contextlib.suppress(ConnectionResetError):  # the client has gone: nobody is left to be told
-                await _send(stream, response)
+                as_row = (lambda raw: self._table(target, [raw])) if _wants_table(request) else None
+                await _send(stream, response, as_row)
         finally:
             self._watches.discard(stream)
         return response
@@ -265,14 +277,22 @@ class KubeFront(LoopbackServer):
         await self.after(call)
 
 
-async def _send(stream: WatchStream, response: web.StreamResponse) -> None:
+async def _send(
+    stream: WatchStream, response: web.StreamResponse, as_row: Callable[[bytes], bytes] | None = None
+) -> None:
     async with contextlib.aclosing(stream.lines()) as lines:
         try:
             async for line in lines:
-                await response.write(b'{"type":"%s","object":%s}\n' % (line.type.encode(), line.object))
+                body = line.object if as_row is None else as_row(line.object)
+                await response.write(b'{"type":"%s","object":%s}\n' % (line.type.encode(), body))
         except StatusError as error:
             await response.write(msgspec.json.encode({"type": "ERROR", "object": error.body()}) + b"\n")
     await response.write_eof()
+
+
+def _wants_table(request: web.Request) -> bool:
+    """Whether a Table comes first among what the client accepts, as it does with kubectl."""
+    return "as=Table" in request.headers.get("Accept", "").partition(",")[0]
 
 
 def _call(verb: Verb, target: _Target, request: web.Request) -> Call:

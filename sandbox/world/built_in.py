@@ -13,9 +13,12 @@ from typing import Any, Final
 from common.kube.api import EVENTS, LEASES, PERSISTENT_VOLUMES, VOLUME_ATTACHMENTS, Resource
 from sandbox.world.kinds import CRDS, NAMESPACES, Body, Kind, Version
 from sandbox.world.status import Cause, quoted
+from sandbox.world.tables import AGE, Column
 
 
-def _built_in(resource: Resource, singular: str, *, has_status: bool = False, **more: Any) -> Kind:
+def _built_in(
+    resource: Resource, singular: str, *, has_status: bool = False, columns: tuple[Column, ...] = (), **more: Any
+) -> Kind:
     return Kind(
         group=resource.group,
         plural=resource.plural,
@@ -23,7 +26,7 @@ def _built_in(resource: Resource, singular: str, *, has_status: bool = False, **
         singular=singular,
         list_kind=f"{resource.kind}List",
         namespaced=resource.namespaced,
-        versions=(Version(resource.version, has_status=has_status),),
+        versions=(Version(resource.version, has_status=has_status, columns=(*columns, AGE)),),
         storage=resource.version,
         **more,
     )
@@ -171,11 +174,25 @@ def _event_namespace_problems(body: Body) -> list[Cause]:
 
 
 BUILT_IN: Final = (
-    _built_in(NAMESPACES, "namespace", has_status=True, begin=_new_namespace),
+    _built_in(
+        NAMESPACES,
+        "namespace",
+        has_status=True,
+        short_names=("ns",),
+        columns=(Column("Status", ".status.phase"),),
+        begin=_new_namespace,
+    ),
     _built_in(
         PERSISTENT_VOLUMES,
         "persistentvolume",
         has_status=True,
+        short_names=("pv",),
+        columns=(
+            Column("Capacity", ".spec.capacity.storage"),
+            Column("Status", ".status.phase"),
+            Column("Claim", ".spec.claimRef.name"),
+            Column("StorageClass", ".spec.storageClassName"),
+        ),
         status_takes_metadata=True,
         begin=_new_persistent_volume,
         problems=_persistent_volume_problems,
@@ -184,6 +201,12 @@ BUILT_IN: Final = (
         VOLUME_ATTACHMENTS,
         "volumeattachment",
         has_status=True,
+        columns=(
+            Column("Attacher", ".spec.attacher"),
+            Column("PV", ".spec.source.persistentVolumeName"),
+            Column("Node", ".spec.nodeName"),
+            Column("Attached", ".status.attached", "boolean"),
+        ),
         begin=_new_volume_attachment,
         problems=_volume_attachment_problems,
         immutable=("spec",),
@@ -191,6 +214,13 @@ BUILT_IN: Final = (
     _built_in(
         EVENTS,
         "event",
+        short_names=("ev",),
+        columns=(
+            Column("Type", ".type"),
+            Column("Reason", ".reason"),
+            Column("Object", ".regarding.name"),
+            Column("Message", ".note"),
+        ),
         problems=_event_problems,
         immutable=(
             "eventTime",
@@ -203,7 +233,7 @@ BUILT_IN: Final = (
             "type",
         ),
     ),
-    _built_in(LEASES, "lease", problems=_lease_problems),
+    _built_in(LEASES, "lease", columns=(Column("Holder", ".spec.holderIdentity"),), problems=_lease_problems),
     _built_in(
         CRDS,
         "customresourcedefinition",

@@ -12,6 +12,7 @@ from typing import Any, Final
 from common.kube.api import Resource
 from sandbox.world.schema import Schema
 from sandbox.world.status import Cause
+from sandbox.world.tables import AGE, Column, columns_of
 
 NAMESPACES: Final = Resource("", "v1", "namespaces", "Namespace")
 CRDS: Final = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition")
@@ -29,6 +30,8 @@ class Version:
     has_status: bool = False
     """Whether status is a subresource."""
     served: bool = True
+    columns: tuple[Column, ...] = (AGE,)
+    """What a table shows of its objects, beside the name."""
 
 
 def _as_it_is(body: Body, _now: str) -> dict[str, Any]:
@@ -81,6 +84,7 @@ def kind_of(definition: Body) -> Kind:
             schema=version["schema"]["openAPIV3Schema"],
             has_status="status" in (version.get("subresources") or {}),
             served=bool(version.get("served")),
+            columns=columns_of(version),
         )
         for version in sorted(spec["versions"], key=lambda version: _priority(version["name"]), reverse=True)
     )

@@ -30,12 +30,16 @@ class Listing:
     remaining: int | None
     """How many items follow; None on the last page, and where a selector makes that unknown."""
 
-    def raw(self) -> bytes:
-        """Return the whole list as JSON."""
+    def metadata(self) -> dict[str, Any]:
+        """Return what the list says of itself."""
         metadata: dict[str, Any] = {"resourceVersion": str(self.resource_version), "continue": self.continue_token}
         if self.remaining is not None:
             metadata["remainingItemCount"] = self.remaining
-        head = {"kind": self.kind.list_kind, "apiVersion": self.api_version, "metadata": metadata}
+        return metadata
+
+    def raw(self) -> bytes:
+        """Return the whole list as JSON."""
+        head = {"kind": self.kind.list_kind, "apiVersion": self.api_version, "metadata": self.metadata()}
         return msgspec.json.encode(head)[:-1] + b',"items":[' + b",".join(self.items) + b"]}"
 
 

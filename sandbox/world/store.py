@@ -86,7 +86,7 @@ class Store:
 
         `window` is how many changes of each kind a watch or a paged list can be behind before it is told 410.
         """
-        self._now = now
+        self.now = now
         self._rng = rng
         self._window = window
         self._version = FIRST_RESOURCE_VERSION
@@ -340,7 +340,7 @@ class Store:
         return stored
 
     def _timestamp(self) -> str:
-        return self._now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return self.now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def _acceptable(
         self, kind: Kind, version: Version, body: dict[str, Any], name: str, causes: list[Cause], *, is_new: bool
