@@ -8,12 +8,13 @@ leader is at work, and this one stops.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from common.kube.api import VOLUME_MIGRATIONS, ConflictError, KubeApi, NotFoundError
 from common.resources.migration import (
@@ -309,15 +310,20 @@ def _worth_storing(stored: MigrationStatus, new: MigrationStatus) -> bool:
 def status_body(status: MigrationStatus) -> Mapping[str, Any]:
     """Write a status as a merge patch that leaves nothing of the one before."""
     body: dict[str, Any] = {}
-    for field in msgspec.structs.fields(MigrationStatus):
-        value = getattr(status, field.name)
+    for name, encoded in _fields(MigrationStatus):
+        value = getattr(status, name)
         if isinstance(value, (AdmittedSettings, Course, Rebuild)):
-            names = {f.name: f.encode_name for f in msgspec.structs.fields(type(value))}
-            body[field.encode_name] = {names[key]: item for key, item in asdict(value).items()}
+            body[encoded] = {called: getattr(value, key) for key, called in _fields(type(value))}
         elif isinstance(value, tuple):
-            body[field.encode_name] = msgspec.json.decode(msgspec.json.encode(value))
+            body[encoded] = msgspec.json.decode(msgspec.json.encode(value))
         elif isinstance(value, datetime):
-            body[field.encode_name] = msgspec.to_builtins(value)
+            body[encoded] = msgspec.to_builtins(value)
         else:
-            body[field.encode_name] = value if value != "" else None
+            body[encoded] = value if value != "" else None
     return body
+
+
+@functools.cache
+def _fields(struct: type[msgspec.Struct]) -> tuple[tuple[str, str], ...]:
+    """List a struct's fields and what they are called outside; msgspec would read them anew each time."""
+    return tuple((field.name, field.encode_name) for field in msgspec.structs.fields(struct))

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from common.placement import Move, Refusal
+from common.placement import Move, Refusal, ReplicaHealth
 from common.reasons import Reason
 from common.resources.migration import MigrationState, Rebuild
-from migrator.core import refusals
+from migrator.core import rebuild, refusals
 from migrator.core.ending import MAX_TRIES, finish, release
 from migrator.core.history import Intent
 from migrator.core.model import Conclude, Decision, NotYet, Outcome, Purpose, SetReplicaCount
@@ -33,6 +33,10 @@ PATIENT: Final = PASSING | {
     Reason.VOLUME_UNHEALTHY,
 }
 """Reasons against a removal that may pass while the copy stands: until the time is up they are waited for."""
+
+
+MARGIN: Final = 2.0
+"""A rebuild may go on this much faster than it did."""
 
 
 def mark_of(view: View) -> str:
@@ -249,6 +253,8 @@ def remove_new(view: View) -> Decision | NotYet:
         return NotYet("the new replica is not to be seen")
     if isinstance(plan, Refusal):
         return NotYet(plan.detail)
+    if not _stays_incomplete(view, plan):
+        return NotYet("the copy may be complete any moment, and then nothing makes it the one to go")
     goes = next(iter((*view.strange, *view.new)))
     write = _write(view, Purpose.REMOVE_NEW, original.replica_count, plan, goes.identity)
     detail = f"back to {original.replica_count}: {plan.why}"
@@ -258,6 +264,19 @@ def remove_new(view: View) -> Decision | NotYet:
     return view.confirmed(problem, Reason.WAITING_FOR_ORIGINALS, "before the new replica goes") or view.do(
         write, detail=detail
     )
+
+
+def _stays_incomplete(view: View, plan: LeverSet) -> bool:
+    """
+    Whether nothing depends on the copy's being incomplete, or it will be so for long enough.
+
+    What is read of it may be as old as the cache, and the call may take as long as any operation.
+    """
+    goes = next(iter((*view.strange, *view.new)))
+    if plan.relies_on or goes.health is not ReplicaHealth.SYNCING:
+        return True
+    needed = view.settings.read_gap_seconds + view.settings.operation_seconds
+    return rebuild.remaining_seconds(view.rebuild, view.now.elapsed) > MARGIN * needed
 
 
 def _unfit_to_lose_new(view: View, write: SetReplicaCount) -> str | None:

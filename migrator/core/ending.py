@@ -142,7 +142,7 @@ def _switch_off(view: View) -> Decision | None:
 
 def _annotate(view: View) -> Decision | None:
     pv, (reason, message) = view.seen.pv, reason_of(view)
-    if reason is Reason.DRY_RUN or pv is None or (view.status.pv_uid and pv.uid != view.status.pv_uid):
+    if view.settings.dry_run or pv is None or (view.status.pv_uid and pv.uid != view.status.pv_uid):
         return None
     known = view.history.annotation
     pending = view.history.pending

@@ -20,6 +20,8 @@ STALLED_POLLS: Final = 6
 """Past the timeout, progress must have grown within so many polls, or a quarter of the estimate."""
 TROUBLE_POLLS: Final = 3
 """A fault of the target is believed after so many polls: a pool that restarts is away for a moment only."""
+RESOLUTION: Final = 0.01
+"""Progress is told in hundredths."""
 RESTARTED: Final = 0.05
 """Progress that falls by more than this has begun anew (the volume's target moved)."""
 
@@ -59,6 +61,16 @@ def eta_seconds(known: Rebuild | None, elapsed: float) -> float | None:
     if grown <= 0 or took <= 0:
         return None
     return max(0.0, known.progress_seconds + (1 - known.progress) * took / grown - elapsed)
+
+
+def remaining_seconds(known: Rebuild | None, elapsed: float) -> float:
+    """Reckon how long the copy takes yet at the least: at the rate so far, as if it had not gone on since."""
+    if known is None:
+        return 0.0
+    progress = known.progress or 0.0
+    grown = progress - (known.first_progress or 0.0)
+    last = known.progress_seconds if grown > 0 and known.progress_seconds is not None else elapsed
+    return (1 - progress) * max(last - known.seen_seconds, 0.0) / max(grown, RESOLUTION)
 
 
 def overdue(known: Rebuild | None, elapsed: float, *, timeout: float, poll: float) -> bool:

@@ -6,6 +6,7 @@ a process that executes and may die before or after each of its writes.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -174,9 +175,15 @@ class DirectRestClient(RestClient):
             told = f"no answer: {type(error).__name__}"
             raise RestError(what, Refused(Meaning.OUTCOME_UNKNOWN, 0, told=told)) from error
         body = encode(answer)
-        sent = msgspec.json.decode(data) if data else None
-        validate_exchange(method, f"/v0/{path}", sent, answer.status, msgspec.json.decode(body) if body else None)
+        hold_to_contract(method, f"/v0/{path}", data, answer.status, body)
         return answer.status, body
+
+
+@functools.lru_cache(maxsize=4096)
+def hold_to_contract(method: str, path: str, data: bytes | None, status: int, body: bytes) -> None:
+    """Validate an exchange; the same one again is as right as it was."""
+    sent = msgspec.json.decode(data) if data else None
+    validate_exchange(method, path, sent, status, msgspec.json.decode(body) if body else None)
 
 
 Happening = Callable[["Scene", VolumeMigration], Awaitable[None]]

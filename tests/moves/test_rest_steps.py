@@ -125,6 +125,22 @@ def test_a_cancelled_move_is_taken_back() -> None:
     tell(Reason.CANCELLED, ["sata-1"], happening=cancel)
 
 
+@pytest.mark.parametrize("gib", [10, 400])
+def test_a_copy_that_might_be_complete_by_then_is_not_taken_for_incomplete(gib: int) -> None:
+    """Nothing but its being incomplete would make the new replica go: only where that lasts is it relied upon."""
+
+    async def story(loop: VirtualLoop) -> None:
+        scene = Scene(loop, a_volume(target_node="node-3", gib=gib), version=MayastorVersion.LATE_2024)
+        scene.happening = cancel
+        name = await scene.admit(timeout=600.0)
+        assert await scene.live(name)
+        back = (await scene.record(name)).status.reason == Reason.CANCELLED
+        assert back == (gib == 400)
+        await scene.ended(name, {Reason.CANCELLED, Reason.MOVED}, pools=["sata-1" if back else "nvme-3"])
+
+    told(story)
+
+
 def test_a_copy_that_fails_is_taken_back() -> None:
     volume = replace(a_volume(), self_heal=False)
     tell(Reason.REBUILD_FAILED, ["sata-1"], volume=volume, prepare=lambda scene: scene.front.set_control(failing))
