@@ -124,12 +124,14 @@ class Witness:
         self._reads: defaultdict[tuple[Process, str], deque[Read]] = defaultdict(lambda: deque(maxlen=8))
         self.things: dict[tuple[str, str, str], str] | None = None
         """Cordons and labels as everybody but us wants them; None until somebody changed any."""
+        self._pulled: dict[tuple[str, str, str], Process] = {}
+        """Who wrote each cordon and label last."""
         self._told: set[str] = set()
         self._parked: set[str] = set()
         self.on_state: Callable[[Course], None] = lambda _course: None
         """Is told of every state that a migration enters."""
-        self.lost: dict[str, str] = {}
-        """Volumes whose record was torn away while it was at work, by volume."""
+        self.lost: dict[str, tuple[str, float]] = {}
+        """Records that were torn away while they were at work, and when, by volume."""
 
     # --- telling -------------------------------------------------------------------------------------------------
 
@@ -194,7 +196,9 @@ class Witness:
         if not issue.leads:
             self.violated(8, f"{issue} took effect, sent at {issue.at:.3f} s without the lease")
         if course is None:
-            self.violated(6, f"{issue} took effect and no migration of {name} is at work")
+            torn = self.lost.get(name)
+            if torn is None or issue.at > torn[1]:
+                self.violated(6, f"{issue} took effect and no migration of {name} is at work")
             return
         if course.dry_run or self._rules.dry_run:
             self.violated(7, f"{issue} took effect in a dry run ({course.name})")
@@ -247,11 +251,15 @@ class Witness:
         if not isinstance(actor, Issue):
             return
         self.tally.writes += 1
-        if not actor.leads:
-            self.violated(8, f"{actor} took effect, sent at {actor.at:.3f} s without the lease")
-        for kind, where, key in sorted(changed):
+        for each in sorted(changed):
+            kind, where, key = each
             if kind == "cordon" and not key.startswith(OURS):
                 self.violated(9, f"{actor} changed the cordon {key} of {where}, which is somebody's")
+            # Whoever pulled a lever may let it go, also without the lease: only then is it not left.
+            lets_go = two.get(each) == self.things.get(each)
+            if not actor.leads and not (lets_go and self._pulled.get(each) is actor.process):
+                self.violated(8, f"{actor} took effect, sent at {actor.at:.3f} s without the lease")
+            self._pulled[each] = actor.process
 
     def check_things(self, things: Things) -> None:
         """Everything has come to rest: nodes and pools must be as others left them."""
@@ -420,7 +428,7 @@ class Witness:
             return
         if self._at_work.get(course.volume) is course:
             del self._at_work[course.volume]
-        self.lost[course.volume] = name
+        self.lost[course.volume] = (name, self._now())
         course.state, course.reason = "Gone", Reason.RECORD_LOST
 
     # --- ends ----------------------------------------------------------------------------------------------------
@@ -490,8 +498,12 @@ class Witness:
             )
         return len(self.tally.violations) > found
 
-    def check_quiet(self) -> None:
-        """Everything has come to rest: nothing may be under way, nothing may be left that nobody told of."""
+    def check_quiet(self, disturbed: Callable[[float], bool]) -> None:
+        """
+        Everything has come to rest: nothing may be under way, nothing may be left that nobody told of.
+
+        `disturbed` tells whether a process died, or was cut off, about that time.
+        """
         for course in self.courses.values():
             if not MigrationState(course.state).terminal:
                 self.tally.stuck += 1
@@ -503,7 +515,9 @@ class Witness:
             fact = self._volume(name)
             if fact is not None and self.check_left(self._wrote.get(name), fact):
                 self.tally.leaked += 1
-        for name, record in self.lost.items():
+        for name, (record, at) in self.lost.items():
+            # Whoever executed it knows; if it died of the same minute, nobody does any more.
             wrote = self._wrote.get(name)
-            if wrote is not None and wrote.name == record and name in self.wanted and name not in self._parked:
+            known = wrote is not None and wrote.name == record and not disturbed(at)
+            if known and name in self.wanted and name not in self._parked:
                 self.violated(6, f"{record} was torn away, and {name} is not parked")

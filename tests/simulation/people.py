@@ -356,11 +356,13 @@ class People:
         self._sim.faults.count += 1
 
     def _cut_off(self) -> None:
+        self._sim.disturbances.append(self._sim.loop.time())
         pod = self._sim.leader or self._rng.choice(list(self._sim.pods.values()))
         self._sim.faults.cut_off[pod.name] = self._sim.loop.time() + self._rng.uniform(1, 90)
         self._sim.faults.count += 1
 
     def _outage(self) -> None:
+        self._sim.disturbances.append(self._sim.loop.time())
         self._sim.faults.outage_until = self._sim.loop.time() + self._rng.uniform(1, 60)
         self._sim.faults.count += 1
 

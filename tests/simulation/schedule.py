@@ -99,6 +99,8 @@ class Simulation:
         )
         self.faults.lease_seconds = plan.timing.lease
         self.pods: dict[str, Pod] = {}
+        self.disturbances: list[float] = []
+        """When processes died, were suspended or cut off."""
         self.people = People(self, Random(f"people {seed}"))
 
     def _world(self, rng: Random) -> World:
@@ -127,6 +129,7 @@ class Simulation:
             return
         self.tally.crashes += 1
         self.trace.note("world", f"{process.name} dies")
+        self.disturbances.append(self.loop.time())
         process.kill()
         self._start_again(process.name, self.rng.choice((0.5, 3.0, self.rng.uniform(5, 60))))
 
@@ -140,6 +143,7 @@ class Simulation:
         if process.life is not Life.RUNNING:
             return
         self.trace.note("world", f"{process.name} is suspended for {seconds:.1f} s")
+        self.disturbances.append(self.loop.time())
         process.pause()
         self.loop.after(seconds, lambda: self.loop.resume(process))
 
@@ -147,6 +151,7 @@ class Simulation:
         """Ask a process to end in good order."""
         if pod.main is not None and pod.process is not None and pod.process.life is Life.RUNNING:
             self.trace.note("world", f"{pod.name} is told to end")
+            self.disturbances.append(self.loop.time())
             pod.main.cancel()
 
     async def _migrator(self, pod: Pod, process: Process) -> None:
@@ -263,7 +268,7 @@ class Simulation:
         await self._rage()
         self._calm()
         await self._rest()
-        self.witness.check_quiet()
+        self.witness.check_quiet(self._disturbed)
         if isinstance(self.world, RestWorld):
             self.witness.check_things(self.world.things)
         self._finish()
@@ -328,6 +333,9 @@ class Simulation:
             quiet = all(MigrationState(course.state).terminal for course in self.witness.courses.values())
             if quiet and not self.faults.on_their_way and self.loop.time() - began >= 40.0:
                 return
+
+    def _disturbed(self, at: float) -> bool:
+        return any(at - 60.0 <= moment <= at + 90.0 for moment in self.disturbances)
 
     def _finish(self) -> None:
         self.tally.faults = self.faults.count
