@@ -18,7 +18,7 @@ from common.resources.migration import MigrationState
 from sandbox.demo.invariants import Limits, Promise, Violation
 from sandbox.demo.snapshot import SeenMigration, SeenSetting, Snapshot
 
-_MARK: Final = re.compile(r"\bcouchestor(?:-([\w.-]+))?(?![\w./-])")
+_MARK: Final = re.compile(r"(?:^cordon |=)couchestor(?:-(.+))?$")
 
 
 def mark_of(setting: SeenSetting) -> str | None:
