@@ -159,6 +159,22 @@ class Faults:
         self._met("watch repeats itself")
         return 1
 
+    def loses_call(self, path: str) -> str:
+        """Tell where a call between services is lost: there, back, or nowhere."""
+        if not self.raging or self._rng.random() >= self.weather.writes:
+            return ""
+        where = self._rng.choice(("there", "back"))
+        self._met(f"{path} is lost on the way {where}")
+        return where
+
+    def stream_lag(self) -> float:
+        """How late a message of a stream arrives."""
+        return 0.001 + 0.02 * self._rng.random()
+
+    def is_cut_off(self, process: Process) -> bool:
+        """Tell whether a process reaches nobody."""
+        return self._now() < self.cut_off.get(process.name, 0.0)
+
     def breaks_watch(self) -> bool:
         """Tell whether a watch breaks here."""
         if not self.raging or self._rng.random() >= self.weather.watches:

@@ -29,8 +29,9 @@ from sandbox.world.driver import DISK_POOLS, MAYASTOR_VOLUMES
 from sandbox.world.mayastor import Faults as StorageFaults
 from sandbox.world.storage import SimVolume
 from tests.simulation.facts import ReplicaFact, VolumeFact
+from tests.simulation.heat import COLD, HOT, WARM, Weather
 from tests.simulation.loop import Life
-from tests.simulation.process import START
+from tests.simulation.process import START, Process
 from tests.simulation.rest_world import NODES
 
 if TYPE_CHECKING:
@@ -61,12 +62,24 @@ class People:
         self._busy = True
         rng, horizon = self._rng, self._sim.plan.timing.horizon
         for volume in self._sim.plan.volumes:
-            self._at(rng.uniform(3, 0.5 * horizon), partial(self.ask, volume))
-            if rng.random() < 0.4:
+            if rng.random() < 0.5:
+                self._at(rng.uniform(3, 0.5 * horizon), partial(self.ask, volume))
+            if rng.random() < 0.3:
                 self._at(rng.uniform(0.4, 1.0) * horizon, partial(self.ask, volume))
+            self._warm(volume)
+            for _ in range(rng.randrange(3)):
+                self._at(rng.uniform(0, horizon), partial(self._warm, volume))
         for _ in range(rng.randrange(2, 9)):
             self._at(rng.uniform(5, horizon), self.befall)
         self._sim.witness.on_state = self._on_state
+
+    def _warm(self, volume: SimVolume) -> None:
+        """Let a volume be as hot as it may be."""
+        score = self._rng.choice((HOT, HOT, WARM, COLD, COLD, 0.0, None))
+        if score is None:
+            self._sim.heat.scores.pop(volume.name, None)
+        else:
+            self._sim.heat.scores[volume.name] = score
 
     def hurry(self) -> None:
         """Not enough happened yet: ask for more, and see to it that somebody dies."""
@@ -131,6 +144,11 @@ class People:
                 self._stop_leader,
                 self._change_policy,
                 self._delete_policy,
+                self._cloud,
+                self._cloud,
+                self._go_dark,
+                self._pause_planner,
+                self._kill_planner,
                 self._fill_pool,
             )
         )
@@ -382,12 +400,46 @@ class People:
         if pod is not None:
             self._sim.stop(pod)
 
+    def _cloud(self) -> None:
+        """Heat is not known, or old, for a while."""
+        heat = self._sim.heat
+        heat.weather = self._rng.choice((Weather.STALE, Weather.UNAVAILABLE, Weather.SILENT))
+        self._sim.faults.count += 1
+
+        def clears() -> None:
+            heat.weather = Weather.FRESH
+
+        self._sim.loop.after(self._rng.uniform(5, 150), clears)
+
+    def _go_dark(self) -> None:
+        """Many volumes lose their data at once, as when exporters fail."""
+        for volume in self._sim.plan.volumes:
+            if self._rng.random() < 0.7:
+                self._sim.heat.scores.pop(volume.name, None)
+        self._sim.faults.count += 1
+
+    def _a_planner(self) -> Process | None:
+        pods = [pod for pod in self._sim.pods.values() if pod.plans and pod.process is not None]
+        return self._rng.choice(pods).process if pods else None
+
+    def _pause_planner(self) -> None:
+        process = self._a_planner()
+        if process is not None:
+            self._sim.pause(process, self._rng.uniform(1, 90))
+
+    def _kill_planner(self) -> None:
+        process = self._a_planner()
+        if process is not None:
+            self._sim.kill(process)
+
     def _change_policy(self) -> None:
+        name = self._rng.choice(("tiering", "by-hand"))
         body = {"spec": self._rng.choice(({"enabled": False}, {"maxConcurrentMigrations": 1}, {"enabled": True}))}
-        self._sim.world.by_user(lambda store: store.patch(STORAGE_POLICIES, "tiering", body))
+        self._sim.world.by_user(lambda store: store.patch(STORAGE_POLICIES, name, body))
 
     def _delete_policy(self) -> None:
-        self._sim.world.by_user(lambda store: store.delete(STORAGE_POLICIES, "tiering"))
+        name = self._rng.choice(("tiering", "by-hand"))
+        self._sim.world.by_user(lambda store: store.delete(STORAGE_POLICIES, name))
 
     def _fill_pool(self) -> None:
         self._sim.world.fill_pool(self._rng.choice(sorted(self._sim.plan.tiers)), self._rng.choice((0.5, 0.95, 0.0)))

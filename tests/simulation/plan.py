@@ -38,6 +38,8 @@ class Timing:
     renew: float
     retry: float
     admission: float
+    reconcile: float
+    cooldown: float
     horizon: float
     """For how long things go wrong, at least."""
 
@@ -52,7 +54,7 @@ class Plan:
     rules: Rules
     timing: Timing
     storage: Settings
-    migrators: int
+    pods: tuple[str, ...]
     policy_cap: int
     mayastor: Mayastor
     operation_seconds: float
@@ -83,6 +85,8 @@ def draw(seed: int, backend: BackendName | None = None) -> Plan:
         renew=round(lease * rng.choice((0.5, 0.67, 0.8)), 1),
         retry=rng.choice((1.5, 2.0)),
         admission=rng.choice((2.0, 5.0)),
+        reconcile=rng.choice((20.0, 40.0)),
+        cooldown=rng.choice((60.0, 150.0, 600.0)),
         horizon=rng.choice((150.0, 240.0, 400.0)),
     )
     mayastor = Mayastor(
@@ -113,7 +117,10 @@ def draw(seed: int, backend: BackendName | None = None) -> Plan:
         rules=rules,
         timing=timing,
         storage=storage,
-        migrators=rng.choice((2, 2, 2, 3)),
+        pods=(
+            *(f"migrator-{index}" for index in range(rng.choice((2, 2, 2, 3)))),
+            *(f"planner-{index}" for index in range(rng.choice((1, 2)))),
+        ),
         policy_cap=rng.choice((1, 2, 4)),
         mayastor=mayastor,
         operation_seconds=rng.choice((6.0, 8.0)),

@@ -47,6 +47,8 @@ class Process(Lane):
         self.clock = clock
         self.context = Context()
         self.context.run(LANE.set, self)
+        self.deaths: list[Callable[[], None]] = []
+        """Who is told of its end: those whose connections break."""
         self.writes = 0
         """Writes it sent so far."""
 
@@ -70,6 +72,9 @@ class Process(Lane):
         """End it at once."""
         self.life = Life.DEAD
         self.parked.clear()
+        deaths, self.deaths = self.deaths, []
+        for tell in deaths:
+            tell()
 
     def pause(self) -> None:
         """Suspend it; the loop's `resume` lets it go on."""

@@ -26,26 +26,33 @@ from migrator.__main__ import BackendChoice, Settings, limits_of, rules_of
 from migrator.app import Migrator
 from migrator.metrics import MigratorMetrics
 from migrator.service import MigratorService
+from migrator.servicer import MigratorServicer
+from planner.__main__ import Settings as PlannerSettings
 from sandbox.world.calls import Call
 from sandbox.world.status import StatusError
 from tests.moves.cluster import pv_body
 from tests.simulation.crd_world import CrdWorld
 from tests.simulation.facts import Tally
 from tests.simulation.faults import Faults
+from tests.simulation.heat import Heat
 from tests.simulation.invariants import Witness
 from tests.simulation.kube import Issue, SimKubeApi
 from tests.simulation.loop import Life, VirtualLoop, run
 from tests.simulation.people import People
 from tests.simulation.plan import BackendName, Plan, draw
+from tests.simulation.planners import run_planner
 from tests.simulation.process import Process, SimClock
 from tests.simulation.rest_transport import URL, SimRestClient
 from tests.simulation.rest_world import RestWorld
 from tests.simulation.trace import Trace, TraceLog
+from tests.simulation.wires import Servant, SimChannel
 from tests.simulation.world import NAMESPACE, World, handle_of
 
 LEASE_NAME: Final = "couchestor-migrator"
 LEASE_NAMESPACE: Final = "default"
 POLICY: Final = "tiering"
+BY_HAND: Final = "by-hand"
+"""The policy in whose name people ask for moves; it watches no volume of its own."""
 LONGEST_FAULTS: Final = 1_500.0
 """Seconds after which things stop going wrong, whatever was reached."""
 LONGEST_REST: Final = 4_000.0
@@ -63,6 +70,8 @@ class Pod:
     app: Migrator | None = None
     main: asyncio.Task[Any] | None = None
     skew: timedelta = timedelta(0)
+    plans: bool = False
+    """Whether it is a planner."""
     same_name: bool = False
     """Whether every life calls itself the same, as a container that is restarted in its pod does."""
     kept: list[Process] = field(default_factory=list)
@@ -101,6 +110,7 @@ class Simulation:
         self.pods: dict[str, Pod] = {}
         self.disturbances: list[float] = []
         """When processes died, were suspended or cut off."""
+        self.heat = Heat(self.loop.time)
         self.people = People(self, Random(f"people {seed}"))
 
     def _world(self, rng: Random) -> World:
@@ -121,7 +131,8 @@ class Simulation:
         pod.process = process
         pod.kept.append(process)
         self.trace.note("world", f"{pod.name} begins life {pod.lives}")
-        pod.main = process.start(self.loop, self._migrator(pod, process))
+        life = self._planner(pod, process) if pod.plans else self._migrator(pod, process)
+        pod.main = process.start(self.loop, life)
 
     def kill(self, process: Process) -> None:
         """Let a process die at once; it is started again after a while."""
@@ -209,6 +220,39 @@ class Simulation:
             preservation_mode=rules.preservation,
         )
 
+    async def _planner(self, pod: Pod, process: Process) -> None:
+        timing = self.plan.timing
+        settings = PlannerSettings(
+            identity=process.identity,
+            lease_namespace=LEASE_NAMESPACE,
+            lease_duration_seconds=timing.lease,
+            lease_renew_seconds=timing.renew,
+            lease_retry_seconds=timing.retry,
+            reconcile_interval_seconds=timing.reconcile,
+            error_requeue_seconds=10.0,
+            back_off_seconds=20.0,
+            scorer_timeout_seconds=10.0,
+            placement_patience_seconds=20.0,
+        )
+        to_scorer = SimChannel(self.loop, self.faults, process, lambda: (None, self.heat.serving(process)))
+        to_migrator = SimChannel(self.loop, self.faults, process, self._some_migrator)
+        rng = random.Random(self.rng.getrandbits(64))
+        log: Any = TraceLog(self.trace, pod.name)
+        try:
+            await run_planner(settings, self.api(process), process, to_scorer, to_migrator, log=log, rng=rng)
+        finally:
+            if not process.dead:
+                process.kill()
+                self._start_again(pod.name, self.rng.uniform(0.5, 10))
+
+    def _some_migrator(self) -> Servant | None:
+        """Whom a connection to the migrators' service leads to."""
+        pods = [pod for pod in self.pods.values() if pod.service is not None and pod.process is not None]
+        if not pods:
+            return None
+        pod = self.rng.choice(pods)
+        return pod.process, MigratorServicer(pod.service) if pod.service is not None else None
+
     def api(self, process: Process) -> SimKubeApi:
         """Give a process its way to the API server."""
         return SimKubeApi(
@@ -249,14 +293,14 @@ class Simulation:
     def policy(self) -> tuple[str, str, int] | None:
         """The policy's name, uid and generation; None if it is gone."""
         try:
-            meta = json.loads(self.world.store.get(STORAGE_POLICIES, POLICY))["metadata"]
+            meta = json.loads(self.world.store.get(STORAGE_POLICIES, BY_HAND))["metadata"]
         except StatusError:
             return None
         return meta["name"], meta["uid"], meta["generation"]
 
     @property
     def leader(self) -> Pod | None:
-        """The pod whose life holds the lease."""
+        """The migrator whose life holds the lease."""
         holder = self.holder()
         return next((p for p in self.pods.values() if p.process is not None and p.process.identity == holder), None)
 
@@ -282,7 +326,21 @@ class Simulation:
                 "apiVersion": STORAGE_POLICIES.api_version,
                 "kind": STORAGE_POLICIES.kind,
                 "metadata": {"name": POLICY},
-                "spec": {"maxConcurrentMigrations": plan.policy_cap},
+                "spec": {
+                    "maxConcurrentMigrations": plan.policy_cap,
+                    "samplingWindow": "5m",
+                    "cooldownPeriod": f"{plan.timing.cooldown:g}s",
+                    "migrationTimeout": f"{plan.timing.timeout:g}s",
+                },
+            },
+        )
+        store.create(
+            STORAGE_POLICIES,
+            {
+                "apiVersion": STORAGE_POLICIES.api_version,
+                "kind": STORAGE_POLICIES.kind,
+                "metadata": {"name": BY_HAND},
+                "spec": {"maxConcurrentMigrations": plan.policy_cap, "enabled": True, "storageClassName": "other"},
             },
         )
         for volume in plan.volumes:
@@ -290,10 +348,10 @@ class Simulation:
             csi = {**body["spec"]["csi"], "volumeHandle": handle_of(volume.name)}
             spec = {**body["spec"], "csi": csi}
             store.create(PERSISTENT_VOLUMES, {"apiVersion": "v1", "kind": "PersistentVolume", **body, "spec": spec})
+            store.patch(PERSISTENT_VOLUMES, volume.name, {"status": {"phase": "Bound"}}, subresource="status")
         self.world.attend(self.witness)
-        for index in range(plan.migrators):
-            name = f"migrator-{index}"
-            pod = self.pods[name] = Pod(name, same_name=self.rng.random() < 0.5)
+        for name in plan.pods:
+            pod = self.pods[name] = Pod(name, plans=name.startswith("planner"), same_name=self.rng.random() < 0.5)
             if self.rng.random() < 0.3:
                 pod.skew = timedelta(seconds=self.rng.uniform(-120, 120))
             self.start(pod)
