@@ -11,7 +11,7 @@ import io
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +31,7 @@ from common.rpc.channel import open_channel
 from common.rpc.server import GrpcServer
 from migrator.__main__ import BackendChoice
 from migrator.__main__ import Ports as MigratorPorts
+from migrator.__main__ import Settings as MigratorSettings
 from migrator.__main__ import migrator as run_migrator
 from migrator.servicer import SERVICE as MIGRATOR
 from planner.__main__ import Pod
@@ -67,6 +68,8 @@ class RestStage:
     ports: MigratorPorts
     migrator: migrator_pb2_grpc.MigratorServiceAsyncStub
     planner: planner_pb2_grpc.PlannerServiceAsyncStub
+    settings: MigratorSettings
+    kubeconfig: str
     log: io.StringIO = field(default_factory=io.StringIO)
 
     @property
@@ -234,7 +237,24 @@ async def rest_stage(
             cluster,
             served.exchanges,
             ports,
-            migrator_pb2_grpc.MigratorServiceStub(moving),  # type: ignore[arg-type]
-            planner_pb2_grpc.PlannerServiceStub(asking),  # type: ignore[arg-type]
+            migrator_pb2_grpc.MigratorServiceStub(moving),
+            planner_pb2_grpc.PlannerServiceStub(asking),
+            chosen,
+            kubeconfig,
             log,
         )
+
+
+@asynccontextmanager
+async def a_standby(running: RestStage) -> AsyncIterator[RestStage]:
+    """Run another migrator on the same cluster, which does not lead while the first does; ask that one."""
+    log, clock = io.StringIO(), SystemClock()
+    logger = make_logger("standby", level="INFO", json=True, stream=log, clock=clock)
+    settings = replace(running.settings, identity="standby")
+    async with (
+        HttpKubeApi.connect(running.kubeconfig) as api,
+        run_migrator(settings, api, log=logger, clock=clock, rng=random.Random(9), registry=new_registry()) as ports,
+        open_channel(f"127.0.0.1:{ports.grpc}", service=MIGRATOR, idempotent=()) as channel,
+    ):
+        stub: Any = migrator_pb2_grpc.MigratorServiceStub(channel)
+        yield replace(running, ports=ports, migrator=stub, settings=settings, log=log)

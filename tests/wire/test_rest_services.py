@@ -22,6 +22,7 @@ from common.rpc.errors import reason_of
 from migrator.__main__ import BackendChoice
 from migrator.core.steering.abilities import Ability
 from sandbox.fronts.kube import KubeFront
+from sandbox.fronts.mayastor_rest.faults import Effect, Fault
 from sandbox.world.driver import DISK_POOLS
 from sandbox.world.storage import Copy, SimPool, SimReplica, SimVolume
 from sandbox.world.versions import MayastorVersion
@@ -29,7 +30,7 @@ from tests.contract.rest_cluster import GIB, OTHER, VOLUME, RestCluster, a_pool
 from tests.moves.cluster import NAMESPACE
 from tests.policies.cluster import body_of
 from tests.wire.migrator_stage import DEADLINE, eventually
-from tests.wire.rest_stage import BUSY, POLICY, PV, RestStage, a_store, add_pv, in_real_time, rest_stage
+from tests.wire.rest_stage import BUSY, POLICY, PV, RestStage, a_standby, a_store, add_pv, in_real_time, rest_stage
 
 NEW = MayastorVersion.OPENEBS_4_3
 SLOW, FAST, SPARE = a_pool("slow", "n1", "cold"), a_pool("fast", "n2", "hot"), a_pool("spare", "n3", "cold")
@@ -252,7 +253,7 @@ CLASS = {"class": "ssd"}
     ],
     ids=["by cordons of nodes", "by labels of pools"],
 )
-async def test_a_hot_volume_is_moved_and_nobody_is_shown_a_lever(
+async def test_a_hot_volume_is_moved_and_nobody_is_shown_a_lever_by_the_leader_or_a_standby(
     tmp_path: Path, pools: tuple[SimPool, ...], inclusion: dict[str, str] | None, lever: str
 ) -> None:
     size = 2 * GIB
@@ -262,17 +263,23 @@ async def test_a_hot_volume_is_moved_and_nobody_is_shown_a_lever(
     brisk: dict[str, Any] = {
         "lease_duration_seconds": 1.0,
         "lease_renew_seconds": 0.8,
-        "mayastor_operation_seconds": 0.5,
+        "mayastor_operation_seconds": 2.0,
     }
-    async with rest_stage(tmp_path, cluster, heat=BUSY, **brisk) as running:
-        shown: set[tuple[str, bool, tuple[tuple[str, str], ...]]] = set()
+    # Long enough for everybody to look at the pools while they are pulled.
+    cluster.front.inject(Fault(Effect.SLOW, "PUT", f"{VOLUME}/replica_count", seconds=1.5, times=2))
+    shown: set[tuple[str, bool, tuple[tuple[str, str], ...]]] = set()
 
-        def moved(whole: pb.WatchPlacementsResponse) -> bool:
-            shown.update((pool.name, pool.cordoned, tuple(sorted(pool.labels.items()))) for pool in whole.pools)
-            held = [replica.pool for volume in whole.volumes for replica in volume.replicas]
-            return held == ["fast"] and Reason.ALREADY_MIGRATING not in refused(whole).values()
+    def moved(whole: pb.WatchPlacementsResponse) -> bool:
+        shown.update((pool.name, pool.cordoned, tuple(sorted(pool.labels.items()))) for pool in whole.pools)
+        held = [replica.pool for volume in whole.volumes for replica in volume.replicas]
+        return held == ["fast"] and Reason.ALREADY_MIGRATING not in refused(whole).values()
 
-        await told(running, moved)
+    async with (
+        rest_stage(tmp_path, cluster, heat=BUSY, **brisk) as running,
+        a_standby(running) as standby,
+    ):
+        await asyncio.gather(told(running, moved), told(standby, moved))
+        assert "leading" not in standby.log.getvalue()
         (record,) = (await running.migrator.ListMigrations(pb.ListMigrationsRequest(), timeout=10)).migrations
         assert (record.state, record.reason) == (pb.MIGRATION_STATE_COMPLETED, "Moved")
         assert record.policy.name == POLICY
