@@ -5,8 +5,10 @@ moved from its policy to its last annotation. What is missing shows as a 403 in 
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +39,17 @@ RIGHTS = {"ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBi
 class Chartered(Environment):
     """An environment whose planner and migrator have the rights of the chart, and whose scorer has none."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, setup: Setup, *settings: str) -> None:
+        """`settings` are those of the chart."""
+        self.settings = settings
         self.extra: dict[Name, dict[str, str]] = {Name.SCORER: {"KUBECONFIG": str(directory / "none")}}
-        super().__init__(
-            Setup(ClusterKind.REAL, SCENARIO, Tempo(reconcile_seconds=0.5), extra=self.extra, directory=directory)
-        )
+        super().__init__(replace(setup, cluster=ClusterKind.REAL, extra=self.extra, directory=directory))
 
     async def _start_services(self) -> None:
         async with connect(self.kubernetes.kubeconfig) as cluster:
-            await cluster.make(namespace(NAMESPACE), *(item for item in render() if item["kind"] in RIGHTS))
+            await cluster.make(
+                namespace(NAMESPACE), *(item for item in render(*self.settings) if item["kind"] in RIGHTS)
+            )
             for name in (Name.PLANNER, Name.MIGRATOR):
                 token = await cluster.token(NAMESPACE, f"{RELEASE}-{name}")
                 kubeconfig = kubeconfig_with(token, self.kubernetes.kubeconfig, self.directory / f"{name}.kubeconfig")
@@ -67,11 +71,19 @@ class Chartered(Environment):
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def moved(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Chartered]:
     """An environment in which the volume has been moved."""
+    setup = Setup(scenario=SCENARIO, tempo=Tempo(reconcile_seconds=0.5))
+    async with chartered(tmp_path_factory.mktemp("chartered"), setup) as environment:
+        yield environment
+
+
+@contextlib.asynccontextmanager
+async def chartered(directory: Path, setup: Setup, *settings: str) -> AsyncIterator[Chartered]:
+    """Run an environment until its volume has been moved."""
     require_real("kube-apiserver", "etcd", "prometheus", "helm")
-    async with Chartered(tmp_path_factory.mktemp("chartered")) as environment:
+    async with Chartered(directory, setup, *settings) as environment:
         await environment.begin()
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(90):
                 while LAST_MIGRATION not in (await annotations(environment)):
                     await environment.tend()
                     await asyncio.sleep(0.2)
