@@ -89,6 +89,7 @@ class LeaseHolder:
         self._backoff = Backoff(rng, first_seconds=retry_seconds, cap_seconds=max(retry_seconds, duration_seconds))
         self._observed: _Lease | None = None
         self._observed_at = 0.0
+        self._annotations: Mapping[str, str] = {}
         self._held_until: float | None = None
         self._terms = 0
         self._interrupted = True
@@ -109,20 +110,23 @@ class LeaseHolder:
     @property
     def annotations(self) -> Mapping[str, str]:
         """Its annotations when it was last seen; whoever waits for it sees them as often as the holder."""
-        return (self._observed.metadata.annotations or {}) if self._observed is not None else {}
+        return self._annotations
 
     async def annotate(self, key: str, change: Callable[[str], str]) -> str:
         """
         Change one annotation, from what it is now ("" for none), and return what was stored.
 
-        Raises ConflictError if somebody wrote to the Lease meanwhile, and any other KubeError.
+        Raises ConflictError if it is another's, or somebody wrote to it meanwhile, and any other KubeError.
         """
         found = _decoded(await self._api.get(LEASES, self._name, self._namespace))
+        if found.spec.holder_identity != self.identity:
+            raise ConflictError(f"lease {self._name} is {found.spec.holder_identity or 'nobody'}'s, not ours")
         value = change((found.metadata.annotations or {}).get(key, ""))
         meta = {"resourceVersion": found.metadata.resource_version, "annotations": {key: value}}
         after = _decoded(await self._api.patch(LEASES, self._name, {"metadata": meta}, self._namespace))
-        self._observe(after)
-        return self.annotations.get(key, "")
+        # Not observed: a renewal must rest on what a renewal saw, and meets a conflict where this wrote in between.
+        self._annotations = after.metadata.annotations or {}
+        return self._annotations.get(key, "")
 
     @property
     def term(self) -> Term:
@@ -248,6 +252,7 @@ class LeaseHolder:
         if lease is None or self._observed is None or lease.spec != self._observed.spec:
             self._observed_at = self._clock.monotonic()
         self._observed = lease
+        self._annotations = (lease.metadata.annotations or {}) if lease is not None else {}
         if self.holder != self.identity:
             self._interrupted = True
 

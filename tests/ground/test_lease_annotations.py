@@ -74,6 +74,33 @@ async def test_a_write_that_meets_another_one_is_refused_and_changes_nothing() -
         assert await annotated(cluster) == {KEY: "theirs"}
 
 
+async def test_whoever_has_lost_it_writes_nothing_and_takes_it_from_nobody_by_that() -> None:
+    cluster = Cluster()
+    first = cluster.holder("first")
+    async with running(first):
+        await cluster.clock.advance(1)
+        await cluster.api.patch(LEASES, "migrator", {"spec": {"holderIdentity": "second"}}, NAMESPACE)
+        with pytest.raises(ConflictError, match="second's, not ours"):
+            await first.lease.annotate(KEY, lambda _: "ours")
+        await cluster.clock.advance(RETRY)
+        assert not first.held()
+        assert (await cluster.record())["holderIdentity"] == "second"
+
+
+async def test_a_renewal_after_an_annotation_goes_on_as_before() -> None:
+    cluster = Cluster()
+    first = cluster.holder("first")
+    async with running(first):
+        await cluster.clock.advance(1)
+        term = first.lease.term
+        for number in range(5):
+            await first.lease.annotate(KEY, lambda _, number=number: str(number))  # type: ignore[misc]
+            await cluster.clock.advance(RETRY + 0.1)
+            assert first.held()
+        assert term.held
+        assert first.logged == ["lease acquired"]
+
+
 async def test_there_is_nothing_to_write_on_before_there_is_a_lease() -> None:
     holder: Holder = Cluster().holder("first")
     assert holder.lease.annotations == {}
