@@ -12,9 +12,11 @@ import pytest
 from common.placement import Pool
 from common.resources.migration import BackendKind
 from migrator.backends.base import BackendError, Capabilities, Listener
+from migrator.backends.crd import CrdBackend
 from migrator.choosing_backend import PATIENCE_SECONDS, Candidate, ChoosingBackend, Found, Presence
 from tests.clock import ManualClock
-from tests.moves.cluster import QUIET
+from tests.moves.cluster import NAMESPACE, QUIET
+from tests.moves.cluster import Cluster as KubeCluster
 
 HERE = Found(Presence.THERE)
 ABSENT = Found(Presence.NOT_THERE, "something else answers")
@@ -150,3 +152,17 @@ async def test_who_listens_hears_of_the_one_that_was_chosen() -> None:
         choice.backend.listen(choice._count)
         assert len(choice.rest.listeners) == 2
         assert choice.crd.listeners == []
+
+
+async def test_what_is_looked_for_before_its_version_is_known_is_not_taken_for_gone() -> None:
+    backend = CrdBackend(
+        KubeCluster().api(),
+        group="openebs.io",
+        version="",
+        namespace=NAMESPACE,
+        clock=ManualClock(),
+        rng=random.Random(1),
+        log=QUIET,
+    )
+    with pytest.raises(BackendError, match="still looking for MayastorVolumes"):
+        await backend.read("pvc-abc123", ())
