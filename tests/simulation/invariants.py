@@ -37,6 +37,8 @@ LEAVES_REPLICAS: Final = frozenset(
     }
 )
 OURS: Final = "couchestor-"
+LOOKED_BEFORE: Final = 15.0
+"""A write may have been decided by a look so many seconds before, where answers take long."""
 Actor = Issue | Somebody
 
 
@@ -197,7 +199,7 @@ class Witness:
             self.violated(8, f"{issue} took effect, sent at {issue.at:.3f} s without the lease")
         if course is None:
             torn = self.lost.get(name)
-            if torn is None or issue.at > torn[1]:
+            if torn is None or issue.at > torn[1] + LOOKED_BEFORE:
                 self.violated(6, f"{issue} took effect and no migration of {name} is at work")
             return
         if course.dry_run or self._rules.dry_run:

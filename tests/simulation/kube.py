@@ -32,6 +32,7 @@ from sandbox.world import discovery
 from sandbox.world.calls import Call, Verb
 from sandbox.world.status import StatusError
 from sandbox.world.store import Store
+from tests.simulation.facts import Read
 from tests.simulation.faults import Faults, Mishap, Moment
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.process import Process, never
@@ -55,6 +56,8 @@ class Issue:
     """Whether the lease was the process's at that moment, by what the store says."""
     intent_at: float = 0.0
     """When the intent that the journal had last was stored."""
+    reads: tuple[Read, ...] = ()
+    """The last looks that the process took at the volume."""
     intent: Mapping[str, Any] = field(default_factory=dict)
     """The write of that intent."""
 

@@ -51,6 +51,7 @@ class People:
         self._sim = simulation
         self._rng = rng
         self._busy = False
+        self._calm = False
         self._requests = 0
         self._failing: frozenset[str] = frozenset()
         self._stalled: frozenset[str] = frozenset()
@@ -91,8 +92,14 @@ class People:
         if sim.tally.crashes == 0:
             self._kill_leader()
 
+    def soothe(self) -> None:
+        """Nothing befalls anybody any more; moves are still asked for."""
+        self._calm = True
+        self._sim.heat.weather = Weather.FRESH
+
     def rest(self) -> None:
         """Nobody does anything any more."""
+        self.soothe()
         self._busy = False
 
     def _at(self, seconds: float, act: Callable[[], object]) -> None:
@@ -103,7 +110,7 @@ class People:
         self._sim.loop.after(seconds, happen)
 
     def _on_state(self, course: Course) -> None:
-        if self._busy and self._rng.random() < TARGETED.get(course.state, 0.05):
+        if self._busy and not self._calm and self._rng.random() < TARGETED.get(course.state, 0.05):
             act = self._rng.choice(
                 (
                     self._cancel,
@@ -127,6 +134,8 @@ class People:
 
     def befall(self) -> None:
         """Let something happen to the cluster."""
+        if self._calm:
+            return
         act = self._rng.choice(
             (
                 self._lose_pool,

@@ -87,11 +87,11 @@ def draw(seed: int, backend: BackendName | None = None) -> Plan:
         admission=rng.choice((2.0, 5.0)),
         reconcile=rng.choice((20.0, 40.0)),
         cooldown=rng.choice((60.0, 150.0, 600.0)),
-        horizon=rng.choice((150.0, 240.0, 400.0)),
+        horizon=rng.choice((120.0, 200.0, 300.0)),
     )
     mayastor = Mayastor(
         version=rng.choice((*MayastorVersion, MayastorVersion.OPENEBS_4_3, MayastorVersion.OPENEBS_4_4)),
-        cache_seconds=rng.choice((2.0, 4.0, 8.0)),
+        cache_seconds=rng.choice((6.0, 10.0, 10.0)),
         pool_cordon_counts=rng.random() < 0.5,
         away_seconds=rng.choice((20.0, 600.0)),
         ties=rng.choice((Ties.CHANCE, Ties.REGISTRY)),
@@ -118,7 +118,7 @@ def draw(seed: int, backend: BackendName | None = None) -> Plan:
         timing=timing,
         storage=storage,
         pods=(
-            *(f"migrator-{index}" for index in range(rng.choice((2, 2, 2, 3)))),
+            *(f"migrator-{index}" for index in range(rng.choice((2, 2, 3) if chosen is BackendName.CRD else (2,)))),
             *(f"planner-{index}" for index in range(rng.choice((1, 2)))),
         ),
         policy_cap=rng.choice((1, 2, 4)),

@@ -57,7 +57,9 @@ class RestWorld(World):
             rebuild_bytes_per_second=settings.rebuild_bytes_per_second,
             ties=mayastor.ties,
         )
-        control = ControlSettings(version=mayastor.version, storage=storage, away_seconds=mayastor.away_seconds)
+        control = ControlSettings(
+            version=mayastor.version, storage=storage, away_seconds=mayastor.away_seconds, reconcile_seconds=1.0
+        )
         self._control = settings_of(control, pool_cordon_counts=mayastor.pool_cordon_counts)
         self._settings = ApiSettings(self._control, mayastor.cache_seconds)
         self.api = RestApi(Plane(State(pools={}, volumes={})), self._settings, rng, epoch=self.now())
