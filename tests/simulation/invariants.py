@@ -87,7 +87,6 @@ class Down:
     course: Course | None
     fact: VolumeFact
     """The volume just before."""
-    reads: tuple[Read, ...]
     gone: set[str] = field(default_factory=set)
 
 
@@ -151,6 +150,7 @@ class Witness:
         course = self._at_work.get(issue.call.name)
         if course is not None:
             issue.intent_at, issue.intent = course.intent_at, course.intent
+            issue.reads = tuple(self._reads[issue.process, course.volume])
 
     # --- reads ---------------------------------------------------------------------------------------------------
 
@@ -220,8 +220,7 @@ class Witness:
         if after.count < before.count:
             if before.count - after.count > 1:
                 self.violated(3, f"{course.name}: count of {name} lowered from {before.count} to {after.count} at once")
-            reads = tuple(read for read in self._reads[issue.process, name] if read.answered <= issue.at)
-            self._downs[name] = Down(issue, course, before, reads)
+            self._downs[name] = Down(issue, course, before)
 
     def dropped(self, name: str, before: VolumeFact) -> None:
         """A call of ours that was refused took a replica all the same."""
@@ -234,8 +233,7 @@ class Witness:
         if course is not None:
             course.wrote = True
             self._wrote[name] = course
-        reads = tuple(read for read in self._reads[issue.process, name] if read.answered <= issue.at)
-        self._downs[name] = Down(issue, course, before, reads)
+        self._downs[name] = Down(issue, course, before)
 
     # --- cordons and labels --------------------------------------------------------------------------------------
 
@@ -297,9 +295,11 @@ class Witness:
             self._check_choice(name, course, down, before, uuid)
         since = down.issue.intent_at
         staying = fact.uuids - down.gone
-        shown = [read for read in down.reads if read.sent >= since and all(read.synced.get(stays) for stays in staying)]
+        shown = [
+            read for read in down.issue.reads if read.sent >= since and all(read.synced.get(stays) for stays in staying)
+        ]
         far = any(two.sent - one.sent >= self._rules.read_gap - 1e-6 for one in shown for two in shown)
-        latest = down.reads[-1] if down.reads else None
+        latest = down.issue.reads[-1] if down.issue.reads else None
         if not far or latest not in shown:
             self.violated(
                 3,
@@ -455,7 +455,8 @@ class Witness:
             self.check_left(course, fact)
         if completed and course.reason == Reason.MOVED and not course.foreign:
             self._check_arrival(course, fact)
-        if course.state == "Aborted" and course.before is not None and course.wrote and not course.foreign:
+        back = course.state == "Aborted" and course.reason != Reason.PARTLY_MOVED and not course.foreign
+        if back and course.before is not None and course.wrote:
             before = course.before.uuids
             if fact.uuids != before:
                 self.violated(
