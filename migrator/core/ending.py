@@ -129,8 +129,8 @@ def _switch_off(view: View) -> Decision | None:
     """What was relied upon and proved wrong is not relied upon again, by any migration."""
     down = next((d for p in (Purpose.REMOVE_NEW, Purpose.SCALE_DOWN) if (d := view.history.done(p)) is not None), None)
     reason, _ = reason_of(view)
-    if reason not in {Reason.STEERING_INEFFECTIVE, Reason.WRONG_REPLICA_REMOVED} or down is None:
-        return None
+    if reason not in {Reason.STEERING_INEFFECTIVE, Reason.WRONG_REPLICA_REMOVED} or down is None or down.doubted:
+        return None  # a call that took effect late may have done so when the levers were let go
     if not isinstance(down.write, SetReplicaCount) or not down.write.relies_on:
         return None
     write = SwitchOff(down.write.relies_on)

@@ -10,6 +10,7 @@ surely known is told of.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -34,6 +35,8 @@ PULLED_BY: Final = 0.4
 """By this share of their time the levers are pulled and seen to be, or it is left."""
 CALLED_BY: Final = 0.8
 """By this share of it the call is answered, or nobody knows what came of it; the rest is for letting go."""
+DECIDED_SECONDS: Final = 0.5
+"""Pause between two looks whether a call that was given up has been decided."""
 NOT_LEADING: Final = "the lease is not surely ours any more"
 STILL_CLEARING: Final = "levers of a leader before are still being looked for"
 
@@ -129,12 +132,30 @@ class Actor:
             refused = Result(Outcome.BUSY, NOT_LEADING)
         if refused is not None:
             return refused
-        seconds = began + CALLED_BY * self._lever_seconds - self._clock.monotonic()
+        until = began + CALLED_BY * self._lever_seconds
+        seconds = until - self._clock.monotonic()
         try:
             # Waited for even where the work is cancelled: until it is answered, the levers decide what it does.
-            return await through(within(self._clock, seconds, self._call(write, seen)))
+            result = await through(within(self._clock, seconds, self._call(write, seen)))
         except TimeoutError:
             return Result(Outcome.UNKNOWN, f"no answer within {seconds:g} s, and then the levers had to be let go")
+        if result.outcome is Outcome.UNKNOWN:
+            await through(self._until_decided(write, seen, until))
+        return result
+
+    async def _until_decided(self, write: SetReplicaCount, seen: VolumeSeen, until: float) -> None:
+        """
+        Keep the levers pulled while a call that was given up may yet be decided, as long as they may be.
+
+        It is decided when the count is seen changed: the specs in answers are never old.
+        """
+        while (seconds := until - self._clock.monotonic()) > 0:
+            await self._clock.sleep(min(DECIDED_SECONDS, seconds))
+            with contextlib.suppress(RestError, TimeoutError):
+                left = max(0.0, until - self._clock.monotonic())
+                found = await within(self._clock, left, self._client.volume(seen.uid))
+                if found.spec.num_replicas == write.replica_count:
+                    return
 
     async def _call(self, write: SetReplicaCount, seen: VolumeSeen) -> Result:
         try:
