@@ -216,6 +216,7 @@ class CrdWorld(World):
 
     def set_target(self, name: str, node: str | None) -> None:
         known = self.state.volumes.get(name)
+        self.attach(name, node if known is not None else None)
         if known is not None:
             published = replace(known, target_node=node)
             self._storage(replace(self.state, volumes={**self.state.volumes, name: published}))

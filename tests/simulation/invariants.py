@@ -129,6 +129,8 @@ class Witness:
         """Who wrote each cordon and label last."""
         self._told: set[str] = set()
         self._parked: set[str] = set()
+        self.on_planned: Callable[[Course], None] = lambda _course: None
+        """Is told of every new migration."""
         self.on_state: Callable[[Course], None] = lambda _course: None
         """Is told of every state that a migration enters."""
         self.lost: dict[str, tuple[str, float]] = {}
@@ -357,6 +359,7 @@ class Witness:
             policy = (spec.get("policyRef") or {}).get("name", "")
             course = self.courses[name] = Course(name, spec["pvName"], moves, policy, bool(spec.get("dryRun")))
             course.state = "Pending"
+            self.on_planned(course)
         self._note_intent(course, status)
         state, old = status.get("state") or "Pending", course.state
         course.reason, course.message = status.get("reason") or "", status.get("message") or ""

@@ -369,6 +369,7 @@ class People:
 
     def _jump(self) -> None:
         pod = self._rng.choice(list(self._sim.pods.values()))
+        self._sim.skewed = True
         pod.skew += timedelta(seconds=self._rng.choice((-3600, -60, 30, 600, 7200)))
         if pod.process is not None:
             pod.process.clock.skew = pod.skew

@@ -184,6 +184,7 @@ class RestWorld(World):
 
     def set_target(self, name: str, node: str | None) -> None:
         uuid = handle_of(name)
+        self.attach(name, node if uuid in self.api.plane.volumes else None)
         if node is None:
             self._change(lambda plane: volumes.unpublish(plane, uuid))
         else:

@@ -19,12 +19,15 @@ from datetime import timedelta
 from random import Random
 from typing import Any, Final
 
+from couchestor.migrator.v1.migrator_pb2 import StartMigrationRequest
+
 from common.kube.api import LEASES, PERSISTENT_VOLUMES, STORAGE_POLICIES
 from common.metrics import new_registry
 from common.resources.migration import MigrationState
 from migrator.__main__ import BackendChoice, Settings, limits_of, rules_of
 from migrator.app import Migrator
 from migrator.metrics import MigratorMetrics
+from migrator.records import record_name
 from migrator.service import MigratorService
 from migrator.servicer import MigratorServicer
 from planner.__main__ import Settings as PlannerSettings
@@ -34,8 +37,9 @@ from tests.moves.cluster import pv_body
 from tests.simulation.crd_world import CrdWorld
 from tests.simulation.facts import Tally
 from tests.simulation.faults import Faults
-from tests.simulation.heat import Heat
-from tests.simulation.invariants import Witness
+from tests.simulation.heat import Heat, Told
+from tests.simulation.heat import Weather as Sky
+from tests.simulation.invariants import Course, Witness
 from tests.simulation.kube import Issue, SimKubeApi
 from tests.simulation.loop import Life, VirtualLoop, run
 from tests.simulation.people import People
@@ -55,6 +59,8 @@ BY_HAND: Final = "by-hand"
 """The policy in whose name people ask for moves; it watches no volume of its own."""
 COLLECTED: Final = 4
 """After one schedule of so many what is left of them is cleared away: that takes a while."""
+LOW: Final = 500.0
+"""The low watermark that a policy has where it says nothing."""
 LONGEST_FAULTS: Final = 1_500.0
 """Seconds after which nobody asks for moves any more, whatever was reached."""
 LONGEST_REST: Final = 4_000.0
@@ -113,6 +119,11 @@ class Simulation:
         self.disturbances: list[float] = []
         """When processes died, were suspended or cut off."""
         self.heat = Heat(self.loop.time)
+        self.grounds: dict[str, Told] = {}
+        """What planners had been told when they asked for each migration, by its name."""
+        self.skewed = False
+        """Whether any wall clock was wrong at any time."""
+        self.witness.on_planned = self._planned
         self.people = People(self, Random(f"people {seed}"))
 
     def _world(self, rng: Random) -> World:
@@ -238,6 +249,7 @@ class Simulation:
         )
         to_scorer = SimChannel(self.loop, self.faults, process, lambda: (None, self.heat.serving(process)))
         to_migrator = SimChannel(self.loop, self.faults, process, self._some_migrator)
+        to_migrator.on_call = lambda request: self._asks(process, request)
         rng = random.Random(self.rng.getrandbits(64))
         log: Any = TraceLog(self.trace, pod.name)
         try:
@@ -246,6 +258,35 @@ class Simulation:
             if not process.dead:
                 process.kill()
                 self._start_again(pod.name, self.rng.uniform(0.5, 10))
+
+    def _asks(self, process: Process, request: Any) -> None:
+        """A planner asks for a move: what it was told last is what it rests on."""
+        told = self.heat.told[process.name]
+        if isinstance(request, StartMigrationRequest) and told:
+            self.grounds[record_name(request.request_id)] = told[-1]
+
+    def _planned(self, course: Course) -> None:
+        """A planner's migration is on record: was there a reason for it?"""
+        told, now = self.grounds.get(course.name), self.loop.time()
+        if told is None:
+            return
+        tiers = self.plan.tiers
+        if any(tiers.get(source) == "hot" and tiers.get(target) == "cold" for source, target in course.moves):
+            score = told.scores.get(course.volume)
+            detached = self.world.attached.get(course.volume, now) > told.at - 30.0
+            known = told.weather is Sky.FRESH
+            if not known or (score is None and not detached) or (score is not None and score >= LOW):
+                self.witness.violated(
+                    5, f"{course.volume} is to be demoted, and at {told.at:.3f} s its heat was {told.weather}, {score}"
+                )
+        if self.skewed:
+            return
+        for other in self.witness.courses.values():
+            moved = other.volume == course.volume and other.state == "Completed" and not other.dry_run
+            if moved and now - other.ended < self.plan.timing.cooldown - 2.0:
+                self.witness.violated(
+                    10, f"{course.volume} is to be moved {now - other.ended:.0f} s after {other.name} completed"
+                )
 
     def _some_migrator(self) -> Servant | None:
         """Whom a connection to the migrators' service leads to."""
@@ -352,11 +393,13 @@ class Simulation:
             spec = {**body["spec"], "csi": csi}
             store.create(PERSISTENT_VOLUMES, {"apiVersion": "v1", "kind": "PersistentVolume", **body, "spec": spec})
             store.patch(PERSISTENT_VOLUMES, volume.name, {"status": {"phase": "Bound"}}, subresource="status")
+            self.world.attach(volume.name, volume.target_node)
         self.world.attend(self.witness)
         for name in plan.pods:
             pod = self.pods[name] = Pod(name, plans=name.startswith("planner"), same_name=self.rng.random() < 0.5)
             if self.rng.random() < 0.3:
                 pod.skew = timedelta(seconds=self.rng.uniform(-120, 120))
+                self.skewed = True
             self.start(pod)
 
     async def _rage(self) -> None:

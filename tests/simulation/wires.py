@@ -28,6 +28,8 @@ class SimChannel:
     """A channel of one life of one process; `reach` chooses who answers, None where nobody can be reached."""
 
     def __init__(self, loop: VirtualLoop, faults: Faults, caller: Process, reach: Callable[[], Servant | None]) -> None:
+        self.on_call: Callable[[Any], None] = lambda _request: None
+        """Is told of every request as it is sent."""
         self.loop = loop
         self.faults = faults
         self.caller = caller
@@ -44,6 +46,7 @@ class SimChannel:
             if self.caller.dead:
                 await never()
             data = request_serializer(request)
+            self.on_call(request)
             try:
                 async with asyncio.timeout(timeout or LONGEST_CALL):
                     return response_deserializer(await self._ask(path, type(request).FromString(data)))

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Any, Final
 
-from common.kube.api import PERSISTENT_VOLUMES, STORAGE_POLICIES, VOLUME_MIGRATIONS, Resource
+from common.kube.api import PERSISTENT_VOLUMES, STORAGE_POLICIES, VOLUME_ATTACHMENTS, VOLUME_MIGRATIONS, Resource
 from sandbox.world.history import Change
 from sandbox.world.kinds import CRDS, Kind, Version
 from sandbox.world.mayastor import Faults, SimPool, SimVolume
@@ -59,6 +59,8 @@ class World(ABC):
         for definition in definitions():
             self.store.create(CRDS, definition)
         self.witness: Witness | None = None
+        self.attached: dict[str, float] = {}
+        """Since when each volume is attached somewhere; one that is not is missing."""
 
     def now(self) -> datetime:
         return START + timedelta(seconds=self.loop.time())
@@ -110,6 +112,17 @@ class World(ABC):
         """A process was told of a Kubernetes object."""
         return  # of no interest where volumes are no such objects
 
+    # --- attachments ---------------------------------------------------------------------------------------------
+
+    def attach(self, name: str, node: str | None) -> None:
+        """Keep the VolumeAttachment of a volume as its target is."""
+        if name in self.attached:
+            self.by_user(lambda store: store.delete(VOLUME_ATTACHMENTS, _attachment(name)))
+            self.attached.pop(name)
+        if node is not None:
+            self.by_user(lambda store: store.create(VOLUME_ATTACHMENTS, _attachment_body(name, node)))
+            self.attached[name] = self.loop.time()
+
     # --- what befalls it -----------------------------------------------------------------------------------------
 
     def by(self, actor: Somebody, act: Callable[[], object]) -> None:
@@ -156,6 +169,23 @@ class World(ABC):
 
     @abstractmethod
     def delete_volume(self, name: str) -> None: ...
+
+
+def _attachment(name: str) -> str:
+    return f"csi-{name}"
+
+
+def _attachment_body(name: str, node: str) -> dict[str, Any]:
+    return {
+        "apiVersion": VOLUME_ATTACHMENTS.api_version,
+        "kind": VOLUME_ATTACHMENTS.kind,
+        "metadata": {"name": _attachment(name)},
+        "spec": {
+            "attacher": "io.openebs.csi-mayastor",
+            "nodeName": node,
+            "source": {"persistentVolumeName": name},
+        },
+    }
 
 
 def handle_of(name: str) -> str:
