@@ -249,14 +249,21 @@ def a_desk(cluster: RestCluster, **settings: Any) -> Desk:
     return Desk(cluster, client, backend, lease, held, left, off)
 
 
-async def leading(cluster: RestCluster, **settings: Any) -> Desk:
-    """A desk of a leader that has taken over and knows what the control plane can do."""
+async def informed(cluster: RestCluster, **settings: Any) -> Desk:
+    """A desk of somebody who knows what the control plane can do."""
     desk = a_desk(cluster, **settings)
     task = asyncio.ensure_future(desk.backend.run())
     while desk.backend.marks is None:
         await settle()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+    desk.client.exchanges.clear()
+    return desk
+
+
+async def leading(cluster: RestCluster, **settings: Any) -> Desk:
+    """A desk of a leader that has taken over as well."""
+    desk = await informed(cluster, **settings)
     await desk.take_over()
     desk.client.exchanges.clear()
     return desk

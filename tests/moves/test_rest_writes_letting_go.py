@@ -13,7 +13,17 @@ from migrator.core.steering.levers import CordonNode, CordonPool, LabelPool
 from sandbox.fronts.mayastor_rest.faults import Effect, Fault
 from sandbox.world.versions import MayastorVersion
 from tests.contract.rest_cluster import RestCluster
-from tests.moves.rest_acting import MARK, TAKE_OVER_SECONDS, Desk, a_desk, leading, one_replica, refused, settle
+from tests.moves.rest_acting import (
+    MARK,
+    TAKE_OVER_SECONDS,
+    Desk,
+    a_desk,
+    informed,
+    leading,
+    one_replica,
+    refused,
+    settle,
+)
 
 CORDON = CordonNode("n2", MARK)
 LABEL = LabelPool(pool="p1", key="tier", value=MARK, previous="hot")
@@ -190,7 +200,7 @@ async def wait_for(task: asyncio.Task[None]) -> None:
 async def test_a_call_that_needs_no_lever_need_not_wait_for_that() -> None:
     cluster = RestCluster()
     await cluster.two_replicas("p1", "n2", also="p2")
-    desk = a_desk(cluster)
+    desk = await informed(cluster)
     write = await desk.planned(Purpose.SCALE_DOWN, "p1")
     assert write.levers == ()
     assert (await desk.perform(write)).outcome is Outcome.DONE
