@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ from common.resources.migration import (
     VolumeMigration,
 )
 from migrator.core.model import Outcome, Purpose, ReleaseLevers, SetReplicaCount, SwitchOff, Write, encode_write
+from migrator.core.retention import collectable
 from migrator.core.steering.abilities import Ability
 from migrator.core.steering.cluster import PoolCordon
 from migrator.core.steering.levers import CordonNode, CordonPool, LabelPool, Lever
@@ -165,6 +166,40 @@ def test_those_of_ended_migrations_are_left_behind_and_none_is_told_twice() -> N
     assert held.on_migration("m", None), "its record was collected: nobody knows of them any more"
     assert (held.active, held.left_behind) == ((), ())
     assert not held.on_migration("m", None)
+
+
+UNREADABLE = Step(NOW, StepKind.INTENT, MigrationState.SCALING_UP, number=1, write={"type": "Teleport"})
+
+
+@pytest.mark.parametrize(
+    ("steps", "backend", "goes"),
+    [
+        ((), BackendKind.REST, True),
+        ((intent(1),), BackendKind.REST, True),
+        ((intent(1), outcome(1, Outcome.DONE)), BackendKind.REST, True),
+        ((intent(1), outcome(1, Outcome.DONE, left=True)), BackendKind.REST, False),
+        ((intent(1), TAKEN_UP), BackendKind.REST, False),
+        (
+            (intent(1), outcome(1, Outcome.DONE, left=True), intent(2, ReleaseLevers(ALL)), outcome(2, Outcome.DONE)),
+            BackendKind.REST,
+            True,
+        ),
+        ((UNREADABLE,), BackendKind.REST, False),
+        ((UNREADABLE,), BackendKind.CRD, True),
+    ],
+)
+def test_a_record_whose_levers_may_still_be_pulled_is_never_collected(
+    steps: tuple[Step, ...], backend: BackendKind, goes: bool
+) -> None:
+    ended = record(*steps, state=MigrationState.FAILED, backend=backend)
+    old = msgspec.structs.replace(ended, status=msgspec.structs.replace(ended.status, ended_at=NOW))
+    newer = record(name="newer", state=MigrationState.COMPLETED)
+    newest = msgspec.structs.replace(
+        newer, status=msgspec.structs.replace(newer.status, ended_at=NOW + timedelta(hours=1))
+    )
+    for keep, keep_for in ((0, timedelta(days=9_999)), (100, timedelta(0))):
+        going = collectable((old, newest), NOW + timedelta(days=30), keep=keep, keep_for=keep_for)
+        assert [each.metadata.name for each in going] == (["m"] if goes else [])
 
 
 # --- what is switched off --------------------------------------------------------------------------------------------
