@@ -9,11 +9,25 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Final
 
-import durationpy
-
-_FORM = re.compile(r"(?:\d+(?:\.\d+)?(?:d|h|ms|m|us|µs|μs|ns|s))+|0")
+_FORM: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:d|h|ms|m|us|µs|μs|ns|s))+|0")
+_PART: Final = re.compile(r"([0-9.]+)([^0-9]+)")
+_SECONDS: Final = {
+    unit: Decimal(seconds)
+    for unit, seconds in (
+        ("d", 86_400),
+        ("h", 3_600),
+        ("m", 60),
+        ("s", 1),
+        ("ms", "1e-3"),
+        ("us", "1e-6"),
+        ("µs", "1e-6"),
+        ("μs", "1e-6"),
+        ("ns", "1e-9"),
+    )
+}
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 
 
@@ -25,11 +39,11 @@ def parse_duration(text: str) -> timedelta:
     """
     if not _FORM.fullmatch(text) or len(text) > 64:
         raise ValueError(f"{text[:64]!r} is not a duration: write it like 90s, 30m, 1h30m or 2d")
+    seconds = sum((Decimal(number) * _SECONDS[unit] for number, unit in _PART.findall(text)), start=Decimal(0))
     try:
-        duration: timedelta = durationpy.from_str(text)
-    except (OverflowError, durationpy.DurationError) as error:
-        raise ValueError(f"{text!r} is not a duration: {error}") from error
-    return duration
+        return timedelta(microseconds=round(seconds * 1_000_000))
+    except OverflowError as error:
+        raise ValueError(f"{text!r} is not a duration: it is longer than {timedelta.max.days} days") from error
 
 
 def format_duration(duration: timedelta) -> str:

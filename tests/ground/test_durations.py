@@ -55,6 +55,7 @@ def test_what_go_and_kubernetes_write_is_read(text: str, duration: timedelta) ->
         ".5h",
         "inf",
         "nan",
+        "٣h",
     ],
 )
 def test_what_is_no_duration_is_refused_with_its_text(text: str) -> None:
