@@ -148,7 +148,7 @@ class Migrator:
             api,
             held=self._held,
             off=self._levers_off,
-            may_write=lambda: self.lease.held,
+            may_write=lambda: self.leader.leads,
             placements=lambda: self.placements,
             pvs_synced=self._pvs.wait_synced,
             clock=clock,
