@@ -18,10 +18,10 @@ from migrator.core.steering.feasibility import (
     MovePlan,
     Way,
     plan_moves,
-    refusals_of_targets,
     refusals_of_volume,
 )
 from migrator.core.steering.levers import CordonNode, CordonPool
+from migrator.core.steering.many import refusals_of_targets
 from tests.moves.levers_builders import EARLY, GIB, NEW, NEWEST, OLD, cluster, on, pool, refused, volume
 
 TO_2 = [Move("pool-1", "pool-2", "on-pool-1")]

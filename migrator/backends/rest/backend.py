@@ -33,8 +33,9 @@ from migrator.core.model import ReleaseLevers, RestSeen, SetReplicaCount, Volume
 from migrator.core.refusals import Subject, of_person
 from migrator.core.steering.abilities import Abilities, Ability, Marks, abilities_of
 from migrator.core.steering.cluster import RestCluster, RestVolume
-from migrator.core.steering.feasibility import plan_moves, refusals_of_targets, refusals_of_volume
+from migrator.core.steering.feasibility import plan_moves, refusals_of_volume
 from migrator.core.steering.levers import PASSING, Lever, without
+from migrator.core.steering.many import refusals_of_targets
 
 __all__ = ["Names", "RestBackend"]
 
