@@ -144,6 +144,23 @@ def _late(view: View) -> Decision | None:
     return Conclude(last.number, Outcome.DONE, view.volume.spec, view.state, "it took effect late")
 
 
+def foreign(view: View) -> tuple[Reason, str] | None:
+    """
+    See what may be somebody else's: after a call that was not answered, a replica where it was not steered to.
+
+    A count that somebody set to the same as ours cannot be told from ours; where the replica is can.
+    """
+    up = view.history.done(Purpose.SCALE_UP)
+    if up is None or not up.doubted or view.arrived or not view.certain(_elsewhere):
+        return None
+    where = ", ".join(replica.pool for replica in view.new)
+    return Reason.REPLICA_COUNT_CHANGED, f"a replica came on {where}, by somebody or by a call of ours that was given up"
+
+
+def _elsewhere(view: View) -> bool:
+    return bool(view.new) and not view.arrived
+
+
 # --- forward ---------------------------------------------------------------------------------------------------------
 
 

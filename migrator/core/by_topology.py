@@ -102,6 +102,11 @@ def next_fence(migration: str, standing: str) -> str:
 # --- forward ---------------------------------------------------------------------------------------------------------
 
 
+def foreign(_view: View) -> tuple[Reason, str] | None:
+    """Nothing: each patch of ours is told from others' by the topology that comes with it."""
+    return None
+
+
 def why_back(view: View) -> tuple[Reason, str] | None:
     """Say why it cannot go on, for reasons of its own."""
     up = view.history.done(Purpose.SCALE_UP)

@@ -27,6 +27,9 @@ class Steering(Protocol):
     def answer_unsure(self, view: View) -> Decision | None:
         """Settle what is not known of the writes before; None if all is."""
 
+    def foreign(self, view: View) -> tuple[Reason, str] | None:
+        """See what somebody else did, besides a change of the spec that is not ours by what the journal says."""
+
     def why_back(self, view: View) -> tuple[Reason, str] | None:
         """Say why it cannot go on, for reasons of this way of steering."""
 

@@ -100,7 +100,7 @@ def _turn(view: View) -> View:
         return view.turned(Heading.LEAVE, Reason.JOURNAL_FULL, f"the journal is full{left_behind(view)}")
     if view.history.done(Purpose.SCALE_UP) is None:
         return view
-    foreign = _foreign(view)
+    foreign = _foreign(view) or steering_of(view).foreign(view)
     if foreign is not None:
         reason, message = foreign
         return view.turned(Heading.LEAVE, reason, message + left_behind(view))
