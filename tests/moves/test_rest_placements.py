@@ -292,7 +292,7 @@ async def test_a_cordon_of_ours_does_not_show_and_somebody_elses_does() -> None:
 
 async def test_labels_and_pool_cordons_show_as_they_were_before_our_levers() -> None:
     held: list[Lever] = [
-        LabelPool("p1", "tier", "couchestor-m", "hot"),
+        LabelPool(pool="p1", key="tier", value="couchestor-m", previous="hot"),
         CordonPool("p2", OPEN),
     ]
     async with staged(RestCluster(MayastorVersion.OPENEBS_4_4)) as stage:

@@ -39,10 +39,10 @@ class LabelPool(msgspec.Struct, frozen=True, tag=True, rename="camel", omit_defa
 
     pool: str
     key: str
-    value: str | None
-    """None: take the label off, because the inclusion is content with any value."""
     previous: str
     """To be put back, unless it is no longer `value` that is there: then it is somebody's."""
+    value: str | None = None
+    """None: take the label off, because the inclusion is content with any value. No null comes back from a journal."""
 
 
 class CordonPool(msgspec.Struct, frozen=True, tag=True, rename="camel", omit_defaults=True):
@@ -118,7 +118,7 @@ def without(cluster: RestCluster, levers: Iterable[Lever]) -> RestCluster:
             continue
         if isinstance(lever, CordonPool) or in_place(lever, pools, cluster.nodes):
             pools[lever.pool] = _let_go(pools[lever.pool], lever)
-    return RestCluster.of(cluster.volumes.values(), pools.values(), cluster.nodes.values())
+    return cluster if pools == cluster.pools else cluster.with_pools(pools.values())
 
 
 def in_place(lever: Lever, pools: Mapping[str, RestPool], nodes: Mapping[str, RestNode]) -> bool:
