@@ -4,10 +4,30 @@ Label selectors, with the semantics of Kubernetes: all parts must hold; an empty
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from typing import Final
 
 import msgspec
+
+_NAME: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_PREFIX: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_LONGEST_PREFIX: Final = 253
+_SHOWN: Final = 80
+"""Characters of what is wrong that are repeated in a sentence."""
+
+
+def is_label_key(text: str) -> bool:
+    """Tell whether Kubernetes admits a label of that key: a name, or a DNS name, a slash and a name."""
+    prefix, slash, name = text.rpartition("/")
+    fits = not slash or (len(prefix) <= _LONGEST_PREFIX and _PREFIX.fullmatch(prefix) is not None)
+    return fits and _NAME.fullmatch(name) is not None
+
+
+def is_label_value(text: str) -> bool:
+    """Tell whether Kubernetes admits a label of that value."""
+    return not text or _NAME.fullmatch(text) is not None
 
 
 class Operator(StrEnum):
@@ -47,7 +67,7 @@ class Requirement(msgspec.Struct, frozen=True):
             return f"{self.key}: {self.operator} needs at least one value"
         if not wants_values and self.values:
             return f"{self.key}: {self.operator} takes no values"
-        return None
+        return next(_unfit(self.key, self.values), None)
 
 
 class LabelSelector(msgspec.Struct, frozen=True, rename="camel"):
@@ -65,10 +85,23 @@ class LabelSelector(msgspec.Struct, frozen=True, rename="camel"):
         )
 
     def problems(self) -> tuple[str, ...]:
-        """Say what is wrong with its requirements, a line each."""
-        return tuple(problem for item in self.match_expressions if (problem := item.problem()))
+        """Say what is wrong with its parts, a line each."""
+        labels = [problem for key, value in self.match_labels.items() for problem in _unfit(key, (value,))]
+        return (*labels, *(problem for item in self.match_expressions if (problem := item.problem())))
 
     def __str__(self) -> str:
         parts = [f"{key}={value}" for key, value in sorted(self.match_labels.items())]
         parts += [f"{item.key} {item.operator} {list(item.values) or ''}".strip() for item in self.match_expressions]
         return ", ".join(parts) or "everything"
+
+
+def _unfit(key: str, values: tuple[str, ...]) -> Iterator[str]:
+    """Say what no label can have: then nothing would ever match, or nothing would ever not."""
+    if not is_label_key(key):
+        yield f"{key[:_SHOWN]!r} is not the key of a label: write it like tier or example.com/tier"
+    for value in values:
+        if not is_label_value(value):
+            yield (
+                f"{key[:_SHOWN]}: {value[:_SHOWN]!r} is not the value of a label: it has at most 63 letters, digits, "
+                "'-', '_' and '.', and begins and ends with a letter or a digit"
+            )

@@ -253,13 +253,14 @@ def _selectors(spec: PolicySpec, problems: list[tuple[str, str]]) -> dict[Tier, 
         Tier.HOT: (("hotPoolSelector", spec.hot_pool_selector), ("nvmePoolSelector", spec.nvme_pool_selector)),
         Tier.COLD: (("coldPoolSelector", spec.cold_pool_selector), ("sataPoolSelector", spec.sata_pool_selector)),
     }
+    named = {"volumeSelector": spec.volume_selector}
     for tier, ((name, selector), (alias, other)) in names.items():
         if selector is not None and other is not None and selector != other:
             problems.append((alias, f"{alias} is another name of {name}, and they differ: set one"))
         given = selector if selector is not None else other
         chosen[tier] = LabelSelector(match_labels={"tier": tier.value}) if given is None else given
-    fields = (("volumeSelector", spec.volume_selector), *((names[tier][0][0], chosen[tier]) for tier in chosen))
-    for field, selector in fields:
+        named[alias if selector is None and other is not None else name] = chosen[tier]
+    for field, selector in named.items():
         problems.extend((field, f"{field}: {problem}") for problem in selector.problems())
     if chosen[Tier.HOT] == chosen[Tier.COLD]:
         problems.append(("coldPoolSelector", f"coldPoolSelector selects the hot tier's pools ({chosen[Tier.HOT]})"))

@@ -36,6 +36,24 @@ async def test_a_policy_gets_the_defaults_that_the_product_has(cluster: Cluster,
     assert policy_from(understood).name == cluster.name("policy")
 
 
+SELECTOR = {
+    "matchLabels": {"tier": "hot", "topology.kubernetes.io/zone": "", "a_B.c-9": "D.e_f-0"},
+    "matchExpressions": [
+        {"key": "storage.example.com/class", "operator": "NotIn", "values": ["", "slow", "X.1"]},
+        {"key": "keep", "operator": "DoesNotExist"},
+    ],
+}
+
+
+async def test_a_policy_may_select_by_every_label_that_there_can_be(cluster: Cluster) -> None:
+    labels = {f"{'a' * 63}.{'b' * 189}/{'c' * 63}": "d" * 63, **{f"label-{n}": f"value-{n}" for n in range(31)}}
+    spec = {"volumeSelector": SELECTOR, "hotPoolSelector": {"matchLabels": labels}}
+    created = await a_policy(cluster, spec)
+    policy = policy_from(msgspec.convert(created, StoragePolicy))
+    assert msgspec.to_builtins(policy.hot_pools)["matchLabels"] == labels
+    assert msgspec.to_builtins(policy.volume_selector)["matchLabels"] == SELECTOR["matchLabels"]
+
+
 async def test_the_status_of_a_policy_is_patched_and_raises_no_generation(cluster: Cluster) -> None:
     created = await a_policy(cluster, SPECIFIED)
     status = {
@@ -62,6 +80,11 @@ async def test_the_status_of_a_policy_is_patched_and_raises_no_generation(cluste
         {"noData": "Guess"},
         {"maxConcurrentMigrations": 0},
         {"hotPoolSelector": {"matchExpressions": [{"key": "tier", "operator": "Near"}]}},
+        {"hotPoolSelector": {"matchExpressions": [{"key": "a b", "operator": "Exists"}]}},
+        {"hotPoolSelector": {"matchExpressions": [{"key": "Example.com/a", "operator": "Exists"}]}},
+        {"volumeSelector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b", "c!"]}]}},
+        {"coldPoolSelector": {"matchLabels": {"tier": "-cold"}}},
+        {"sataPoolSelector": {"matchLabels": {"tier": "a" * 64}}},
         {"enabled": "yes"},
     ],
     ids=str,
@@ -82,6 +105,8 @@ async def test_a_policy_that_the_schema_can_refuse_is_refused(cluster: Cluster, 
             {"hotPoolSelector": {"matchLabels": {"a": "b"}}, "nvmePoolSelector": {"matchLabels": {"a": "b"}}},
             "set one",
         ),
+        ({"volumeSelector": {"matchLabels": {"a b": "c"}}}, "a key is a label's"),
+        ({"hotPoolSelector": {"matchLabels": {"a/b/c": "d"}}}, "a key is a label's"),
     ],
     ids=str,
 )

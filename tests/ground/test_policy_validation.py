@@ -86,6 +86,13 @@ def test_equal_watermarks_are_refused_and_the_message_has_both_numbers() -> None
         ({"storageClassName": ""}, "storageClassName"),
         ({"volumeSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}, "volumeSelector"),
         ({"hotPoolSelector": {"matchExpressions": [{"key": "", "operator": "Exists"}]}}, "hotPoolSelector"),
+        ({"volumeSelector": {"matchLabels": {"a b": "c"}}}, "volumeSelector"),
+        ({"coldPoolSelector": {"matchLabels": {"tier": "cold!"}}}, "coldPoolSelector"),
+        ({"sataPoolSelector": {"matchLabels": {"tier": "cold!"}}}, "sataPoolSelector"),
+        (
+            {"hotPoolSelector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b c"]}]}},
+            "hotPoolSelector",
+        ),
         ({"hotPoolSelector": {"matchLabels": {"tier": "cold"}}}, "coldPoolSelector"),
         (
             {

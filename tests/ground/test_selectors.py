@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.selectors import LabelSelector, Operator, Requirement
+from common.selectors import LabelSelector, Operator, Requirement, is_label_key, is_label_value
 
 LABELS = st.dictionaries(st.sampled_from("abc"), st.sampled_from("xyz"), max_size=3)
 VALUES = st.lists(st.sampled_from("xyz"), min_size=1, max_size=3).map(tuple)
@@ -69,6 +69,58 @@ def test_what_is_wrong_with_requirements_is_said_a_line_each() -> None:
         "tier: Exists takes no values",
         "a requirement without a key",
     )
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["tier", "a", "A.b_c-9", "a" * 63, "example.com/tier", "topology.kubernetes.io/zone", f"{'a' * 63}.{'b' * 189}/x"],
+)
+def test_what_may_be_the_key_of_a_label(key: str) -> None:
+    assert is_label_key(key)
+    assert LabelSelector({key: "hot"}, (Requirement(key, Operator.EXISTS),)).problems() == ()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "a b",
+        "-a",
+        "a-",
+        "a" * 64,
+        "/a",
+        "a/",
+        "A.com/a",
+        "a..b/c",
+        "-a.b/c",
+        "a/b/c",
+        "tiér",
+        "a\n",
+        "b" * 254 + "/x",
+    ],
+)
+def test_what_may_not(key: str) -> None:
+    assert not is_label_key(key)
+    (said,) = LabelSelector({key: "hot"}).problems()
+    assert said == f"{key[:80]!r} is not the key of a label: write it like tier or example.com/tier"
+    assert LabelSelector(match_expressions=(Requirement(key, Operator.EXISTS),)).problems()
+
+
+@pytest.mark.parametrize("value", ["", "hot", "9", "A_b.c-d", "a" * 63])
+def test_what_may_be_the_value_of_a_label(value: str) -> None:
+    assert is_label_value(value)
+    assert LabelSelector({"tier": value}, (Requirement("tier", Operator.IN, (value,)),)).problems() == ()
+
+
+@pytest.mark.parametrize("value", [" ", "hot ", "-hot", "hot-", "a/b", "a" * 64, "yes!", "hot\n"])
+def test_what_may_not_be_the_value(value: str) -> None:
+    assert not is_label_value(value)
+    for selector in (
+        LabelSelector({"tier": value}),
+        LabelSelector(match_expressions=(Requirement("tier", Operator.NOT_IN, ("hot", value)),)),
+    ):
+        (said,) = selector.problems()
+        assert said.startswith(f"tier: {value!r} is not the value of a label: ")
 
 
 def test_a_selector_is_read_as_kubernetes_writes_it() -> None:

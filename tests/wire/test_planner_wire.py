@@ -195,6 +195,14 @@ async def test_an_inline_spec_is_planned_by_itself(planner: Running, stage: Stag
             pb.StoragePolicySpec(volume_selector=requiring(key="a", operator="In")),
             "spec.volume_selector",
         ),
+        (
+            pb.StoragePolicySpec(hot_pool_selector=requiring(key="a b", operator="Exists")),
+            "spec.hot_pool_selector",
+        ),
+        (
+            pb.StoragePolicySpec(cold_pool_selector=pb.LabelSelector(match_labels={"tier": "cold!"})),
+            "spec.cold_pool_selector",
+        ),
         (None, "policy"),
     ],
 )
