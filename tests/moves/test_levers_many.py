@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from common.placement import Refusal
 from migrator.core.steering.abilities import Abilities
 from migrator.core.steering.adding import ground_of
-from migrator.core.steering.cluster import RestCluster, RestVolume
+from migrator.core.steering.cluster import RestCluster, RestNode, RestVolume
 from migrator.core.steering.feasibility import Way, refusals_of_volume, steered
 from migrator.core.steering.levers import PASSING
 from migrator.core.steering.many import refusals_of_targets
@@ -47,7 +47,7 @@ def altered(scene: Scene, encrypted: int, nodeless: bool) -> RestCluster:
     return RestCluster.of(volumes, pools, cluster.nodes.values())
 
 
-@settings(max_examples=3_000, deadline=None)
+@settings(max_examples=1_000, deadline=None)
 @given(
     scene=scenes(),
     encrypted=st.integers(0, 2**18 - 1) | st.just(0),
@@ -63,7 +63,7 @@ def test_every_refusal_is_that_of_the_single_move(scene: Scene, encrypted: int, 
         event(f"{len(expected)} of {len(cluster.pools)} refused" if volume.uuid == VOLUME else "a neighbour")
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(scenes())
 def test_volumes_that_are_alike_share_an_answer_and_no_others_do(scene: Scene) -> None:
     """The copies differ from the volume in one thing each, and are asked in one cluster one after the other."""
@@ -86,3 +86,19 @@ def test_volumes_that_are_alike_share_an_answer_and_no_others_do(scene: Scene) -
     for each in (volume, *twins):
         assert refusals_of_targets(shared, each, scene.abilities) == one_by_one(shared, each, scene.abilities, {})
     assert refusals_of_volume(shared, volume) == refusals_of_volume(cluster, volume)
+
+
+@settings(max_examples=300, deadline=None)
+@given(before=scenes(), after=scenes(), gone=st.booleans())
+def test_a_cluster_in_which_one_volume_is_renewed_is_as_one_put_together_anew(
+    before: Scene, after: Scene, gone: bool
+) -> None:
+    old, new = seen(before.state), seen(after.state)
+    fresh = None if gone else new.volumes[VOLUME]
+    nodes = [*new.nodes.values(), RestNode("node-9", online=True)]
+    volumes = {**old.volumes, **({VOLUME: fresh} if fresh is not None else {})}
+    if gone:
+        del volumes[VOLUME]
+    renewed = old.renewed(VOLUME, fresh, new.pools.values(), nodes)
+    assert renewed == RestCluster.of(volumes.values(), new.pools.values(), nodes)
+    assert old == seen(before.state), "the old one is as it was"

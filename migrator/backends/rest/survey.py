@@ -119,9 +119,9 @@ class Surveyor:
             raise BackendError(f"volume {name} could not be read: {_first(errors)}") from errors
         volume, index = found.result()
         fresh = rest_volume(volume, index) if volume is not None else None
-        others = [other for other in self._known().volumes.values() if other.uuid != uuid]
-        whole = RestCluster.of(
-            [*others, *([fresh] if fresh is not None else [])],
+        whole = self._known().renewed(
+            uuid,
+            fresh,
             (rest_pool(pool) for pool in pools.result()),
             (rest_node(node) for node in nodes.result()),
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -164,10 +164,6 @@ class RestCluster:
     def of(volumes: Iterable[RestVolume], pools: Iterable[RestPool], nodes: Iterable[RestNode]) -> RestCluster:
         """Put a cluster together."""
         by_uuid = {volume.uuid: volume for volume in volumes}
-        by_name = {pool.name: pool for pool in sorted(pools, key=lambda pool: pool.name)}
-        by_node: dict[str, tuple[RestPool, ...]] = {}
-        for pool in by_name.values():
-            by_node[pool.node] = (*by_node.get(pool.node, ()), pool)
         unsettled: dict[str, tuple[str, ...]] = {}
         groups: dict[str, Counter[str]] = {}
         keys: Counter[str] = Counter()
@@ -178,10 +174,61 @@ class RestCluster:
                 groups.setdefault(volume.affinity_group, Counter()).update(held)
             if not volume.settled:
                 unsettled.update({pool: (*unsettled.get(pool, ()), uuid) for pool in held})
+        by_name, by_node = _by_node(pools)
         named = {node.name: node for node in nodes}
         return RestCluster(by_uuid, by_name, named, by_node, unsettled, keys, groups)
+
+    def renewed(
+        self, uuid: str, volume: RestVolume | None, pools: Iterable[RestPool], nodes: Iterable[RestNode]
+    ) -> RestCluster:
+        """The same as if put together with this volume (None: without it), these pools and nodes, but soon done."""
+        old = self.volumes.get(uuid)
+        volumes = dict(self.volumes)
+        unsettled, groups, keys = dict(self.unsettled), dict(self.groups), Counter(self.inclusion_keys)
+        for each, sign in ((old, -1), (volume, 1)):
+            if each is None:
+                continue
+            for key in each.pool_inclusion:
+                keys[key] += sign
+            if each.affinity_group is not None:
+                counted = Counter(groups.get(each.affinity_group, {}))
+                for replica in each.replicas:
+                    counted[replica.pool] += sign
+                groups[each.affinity_group] = +counted
+            if not each.settled:
+                for replica in each.replicas:
+                    here = set(unsettled.get(replica.pool, ()))
+                    here = here | {uuid} if sign > 0 else here - {uuid}
+                    unsettled[replica.pool] = tuple(sorted(here))
+        volumes.pop(uuid, None)
+        if volume is not None:
+            volumes[uuid] = volume
+        by_name, by_node = _by_node(pools)
+        named = {node.name: node for node in nodes}
+        return RestCluster(
+            volumes,
+            by_name,
+            named,
+            by_node,
+            {pool: uuids for pool, uuids in unsettled.items() if uuids},
+            +keys,
+            {group: counted for group, counted in groups.items() if counted},
+        )
+
+    def with_pools(self, pools: Iterable[RestPool]) -> RestCluster:
+        """The same with these pools in place of its own."""
+        by_name, by_node = _by_node(pools)
+        return replace(self, pools=by_name, pools_by_node=by_node)
 
     def node_cordoned(self, name: str) -> bool:
         """Whether somebody else cordoned or drains a node."""
         node = self.nodes.get(name)
         return node is not None and bool(node.cordons_of_others)
+
+
+def _by_node(pools: Iterable[RestPool]) -> tuple[dict[str, RestPool], dict[str, tuple[RestPool, ...]]]:
+    by_name = {pool.name: pool for pool in sorted(pools, key=lambda pool: pool.name)}
+    by_node: dict[str, tuple[RestPool, ...]] = {}
+    for pool in by_name.values():
+        by_node[pool.node] = (*by_node.get(pool.node, ()), pool)
+    return by_name, by_node
