@@ -154,7 +154,10 @@ def foreign(view: View) -> tuple[Reason, str] | None:
     if up is None or not up.doubted or view.arrived or not view.certain(_elsewhere):
         return None
     where = ", ".join(replica.pool for replica in view.new)
-    return Reason.REPLICA_COUNT_CHANGED, f"a replica came on {where}, by somebody or by a call of ours that was given up"
+    return (
+        Reason.REPLICA_COUNT_CHANGED,
+        f"a replica came on {where}, by somebody or by a call of ours that was given up",
+    )
 
 
 def _elsewhere(view: View) -> bool:
@@ -174,6 +177,11 @@ def why_back(view: View) -> tuple[Reason, str] | None:
     if isinstance(plan, LeverSet) or plan.reason in PATIENT or no_way_back(view):
         return None
     return (plan.reason, plan.detail) if view.certain(_removal_refused) else None
+
+
+def on_arrival(_view: View) -> Decision | None:
+    """Nothing: levers are let go of with the call that they are for."""
+    return None
 
 
 def removable(view: View) -> bool:
