@@ -208,3 +208,10 @@ def test_every_statement_of_the_specification_has_what_we_do_and_a_verdict() -> 
         assert ours, row
         assert verdict in {"same", "departed"}, row
         assert why or verdict == "same", row
+
+
+def test_every_test_that_the_safety_page_names_is_there() -> None:
+    named = set(re.findall(r"`(test_[a-z_]+)`", (ROOT / "docs/safety.md").read_text()))
+    sources = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    assert named, "the page names no test"
+    assert [name for name in sorted(named) if not any(f"def {name}(" in source for source in sources)] == []
