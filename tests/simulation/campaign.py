@@ -7,7 +7,6 @@ sets of strings are ordered by is fixed for the workers: it must not differ from
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import sys
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, TextIO
 
 from tests.simulation.plan import BackendName
-from tests.simulation.schedule import Report, simulate
+from tests.simulation.schedule import Report, clear_away, hush, simulate
 
 BATCH: Final = 4
 """Schedules that a worker is given at once."""
@@ -70,8 +69,10 @@ class Sum:
 
 def _batch(seeds: list[int], backend: BackendName | None) -> list[Report]:
     """Run some schedules, in a worker."""
-    gc.freeze()
-    return [simulate(seed, backend) for seed in seeds]
+    hush()
+    found = [simulate(seed, backend, tidy=False) for seed in seeds]
+    clear_away()
+    return found
 
 
 def reports(seed: int, runs: int, workers: int, backend: BackendName | None = None) -> Iterator[Report]:

@@ -52,6 +52,8 @@ class CrdWorld(World):
         self._pools: dict[str, DiskPool] = {}
         self._reporting = False
         self._due: float | None = None
+        self.careless: set[str] = set()
+        """Volumes of which Mayastor puts the next replica anywhere."""
         self._told: dict[str, Mapping[str, Any]] = {}
         """What was reported of each pool."""
 
@@ -158,7 +160,7 @@ class CrdWorld(World):
         """Let the storage go on, and report."""
         before = self.state
         state = adopt(self.state, self._pools.values(), self._resources.values())
-        self.state, changes = mayastor.step(state, self.loop.time(), self.rng, self.settings)
+        self.state, changes = self._step(state)
         witness = self.witness
         if witness is not None:
             for change in changes:
@@ -167,6 +169,23 @@ class CrdWorld(World):
         self._report(before)
         if any(_restless(volume) for volume in self.state.volumes.values()):
             self._look_within(TICK_SECONDS)
+
+    def _step(self, state: State) -> tuple[State, tuple[mayastor.Change, ...]]:
+        """Take a step; whom Mayastor is careless with is for that while not bound to any topology."""
+        short = {
+            name: state.volumes[name]
+            for name in self.careless & state.volumes.keys()
+            if len(state.volumes[name].replicas) < state.volumes[name].replica_count
+        }
+        if not short:
+            return mayastor.step(state, self.loop.time(), self.rng, self.settings)
+        self.careless -= short.keys()
+        free = {name: replace(volume, inclusion=None) for name, volume in short.items()}
+        after, changes = mayastor.step(
+            replace(state, volumes={**state.volumes, **free}), self.loop.time(), self.rng, self.settings
+        )
+        bound = {name: replace(after.volumes[name], inclusion=volume.inclusion) for name, volume in short.items()}
+        return replace(after, volumes={**after.volumes, **bound}), changes
 
     def _report(self, before: State) -> None:
         actor = self.witness.acting if self.witness is not None else Somebody.MAYASTOR
@@ -230,6 +249,9 @@ class CrdWorld(World):
         self.settings = replace(self.settings, faults=Faults())
         pools = {name: replace(pool, online=True) for name, pool in self.state.pools.items()}
         self._storage(replace(self.state, pools=pools, lost_nodes=frozenset()))
+
+    def misplace(self, name: str) -> None:
+        self.careless.add(name)
 
     def edit_count(self, name: str, count: int) -> None:
         self._edit(name, {"spec": {"numReplicas": count}})

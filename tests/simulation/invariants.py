@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from common.reasons import Reason
@@ -67,6 +67,10 @@ class Course:
     parked: bool = False
     foreign: set[str] = field(default_factory=set)
     """Fields that somebody changed after it had written."""
+    touched: set[str] = field(default_factory=set)
+    """Fields that somebody changed since it was admitted."""
+    alike: bool = False
+    """Whether somebody set the very count that it would have set."""
     began: float = 0.0
     ended: float = 0.0
 
@@ -186,6 +190,12 @@ class Witness:
             after.topology if after.topology != before.topology else wanted.topology,
         )
         course = self._at_work.get(name)
+        if course is not None:
+            course.touched |= {what for what in ("count", "topology") if getattr(after, what) != getattr(before, what)}
+            if course.before is not None and after.count == course.before.count + 1 != before.count:
+                # The very count that the migration is about to ask for: nobody can tell whose it is.
+                course.alike = True
+                self.wanted[name] = replace(self.wanted[name], count=wanted.count)
         if course is not None and course.wrote:
             if after.count != before.count:
                 course.foreign.add("count")
@@ -217,7 +227,7 @@ class Witness:
         ):
             if old != new and what in course.foreign:
                 self.violated(9, f"{course.name}: {what} of {name} was {old}, set by somebody, and became {new}")
-        if wanted is not None and after.count < wanted.count:
+        if wanted is not None and after.count < wanted.count and not course.alike:
             self.violated(2, f"{course.name}: count of {name} written {after.count}, it was {wanted.count} before")
         if after.count < before.count:
             if before.count - after.count > 1:
@@ -406,6 +416,9 @@ class Witness:
     def _admitted(self, course: Course) -> None:
         course.before = self._volume(course.volume)
         course.began = self._now()
+        if course.before is not None and self.lost.pop(course.volume, None) is not None:
+            # What a record that was torn away left is how the volume is now: nobody can put it back.
+            self.wanted[course.volume] = replace(course.before, replicas=())
         actor = self.acting
         if isinstance(actor, Issue) and not actor.leads:
             self.violated(8, f"{course.name} was admitted by {actor.process.name}, which does not lead")
@@ -452,6 +465,9 @@ class Witness:
             self.violated(10, f"{course.name} completed and {course.volume} was not told")
         if fact is None:
             return
+        for reason, what in ((Reason.REPLICA_COUNT_CHANGED, "count"), (Reason.TOPOLOGY_CHANGED, "topology")):
+            if course.reason == reason and what not in course.touched:
+                self.violated(6, f"{course.name} says that somebody changed the {what} of {course.volume}: nobody did")
         if course.state == "Failed" and not course.parked and not pv_gone:
             self.violated(6, f"{course.name} failed ({course.reason}) and {course.volume} is not parked")
         if course.wrote and course.volume not in self._at_work:
@@ -485,12 +501,9 @@ class Witness:
         named = f"{course.reason}: {course.message}"
         if fact.fence and course.state != "Gone":
             self.violated(6, f"{course.name} ended ({named}) and the fence {fact.fence} stands on {volume}")
-        if fact.count != wanted.count and not (
-            course.reason in LEAVES_REPLICAS
-            and (
-                "replica" in course.message or "numReplicas" in course.message or course.state in {"Completed", "Gone"}
-            )
-        ):
+        says = "replica" in course.message or "numReplicas" in course.message or course.state in {"Completed", "Gone"}
+        named_so = course.alike or (course.reason in LEAVES_REPLICAS and says)
+        if fact.count != wanted.count and not named_so:
             self.violated(
                 6, f"{course.name} ended ({named}) and the count of {volume} is {fact.count}, it was {wanted.count}"
             )

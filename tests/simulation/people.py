@@ -67,7 +67,7 @@ class People:
                 self._at(rng.uniform(3, 0.5 * horizon), partial(self.ask, volume))
             if rng.random() < 0.3:
                 self._at(rng.uniform(0.4, 1.0) * horizon, partial(self.ask, volume))
-            self._warm(volume)
+            self._at(0.0, partial(self._warm, volume))
             for _ in range(rng.randrange(3)):
                 self._at(rng.uniform(0, horizon), partial(self._warm, volume))
         for _ in range(rng.randrange(2, 9)):
@@ -76,7 +76,10 @@ class People:
 
     def _warm(self, volume: SimVolume) -> None:
         """Let a volume be as hot as it may be."""
-        score = self._rng.choice((HOT, HOT, WARM, COLD, COLD, 0.0, None))
+        fact = self._sim.world.volume(volume.name)
+        on_hot = fact is not None and any(self._sim.plan.tiers[replica.pool] == "hot" for replica in fact.replicas)
+        elsewhere: tuple[float | None, ...] = (COLD, COLD, 0.0, None, None) if on_hot else (HOT,)
+        score = self._rng.choice((*elsewhere, HOT, WARM, COLD, None))
         if score is None:
             self._sim.heat.scores.pop(volume.name, None)
         else:
@@ -127,6 +130,8 @@ class People:
                     self._delete_volume,
                     self._strip_annotations,
                     self._touch_pv,
+                    self._misplace,
+                    self._misplace,
                 )
             )
             delay = self._rng.choice((0.0, self._rng.uniform(0, 1), self._rng.uniform(0, 15)))
@@ -153,6 +158,8 @@ class People:
                 self._stop_leader,
                 self._change_policy,
                 self._delete_policy,
+                self._cloud,
+                self._cloud,
                 self._cloud,
                 self._cloud,
                 self._go_dark,
@@ -283,6 +290,10 @@ class People:
             count = fact.count + self._rng.choice((1, 1, -1))
             if count >= 1:
                 self._sim.world.edit_count(course.volume, count)
+
+    def _misplace(self, course: Course) -> None:
+        if course.state == "ScalingUp":
+            self._sim.world.misplace(course.volume)
 
     def _edit_topology(self, course: Course) -> None:
         wanted = self._rng.choice(

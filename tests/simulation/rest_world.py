@@ -226,6 +226,18 @@ class RestWorld(World):
             )
         )
 
+    def misplace(self, name: str) -> None:
+        """A person takes off all cordons, because something must be started at once."""
+
+        def open_all(plane: Plane) -> Plane:
+            for node in plane.nodes.values():
+                for label in node.cordons:
+                    plane = cluster.uncordon_node(plane, node.name, label)
+            return plane
+
+        for delay in (0.05, 0.1, 0.15):
+            self.loop.after(delay, lambda: self._change(open_all))
+
     def edit_count(self, name: str, count: int) -> None:
         self.advance()
         before = self.api.plane

@@ -13,6 +13,7 @@ import gc
 import json
 import random
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -57,8 +58,6 @@ LEASE_NAMESPACE: Final = "default"
 POLICY: Final = "tiering"
 BY_HAND: Final = "by-hand"
 """The policy in whose name people ask for moves; it watches no volume of its own."""
-COLLECTED: Final = 4
-"""After one schedule of so many what is left of them is cleared away: that takes a while."""
 LOW: Final = 500.0
 """The low watermark that a policy has where it says nothing."""
 LONGEST_FAULTS: Final = 1_500.0
@@ -475,10 +474,9 @@ class Report:
     eventful: bool
 
 
-def simulate(seed: int, backend: BackendName | None = None, *, tail: int = 150) -> Report:
-    """Run the schedule of a seed."""
+def simulate(seed: int, backend: BackendName | None = None, *, tail: int = 150, tidy: bool = True) -> Report:
+    """Run the schedule of a seed. Without `tidy`, what is left of it is left to the caller's `clear_away`."""
     gc.disable()
-    told, sys.unraisablehook = sys.unraisablehook, lambda _told: None
     try:
         simulation = Simulation(draw(seed, backend))
         with contextlib.suppress(asyncio.CancelledError):
@@ -493,9 +491,25 @@ def simulate(seed: int, backend: BackendName | None = None, *, tail: int = 150) 
             eventful=simulation.eventful,
         )
     finally:
-        # What dead processes left is cleared away here; that it cannot run to its end is as it should be.
         simulation = None  # type: ignore[assignment]
-        if seed % COLLECTED == 0:
+        if tidy:
+            clear_away()
+            gc.enable()
+
+
+def clear_away() -> None:
+    """Clear away what dead processes left; that it cannot run to its end is as it should be."""
+    told, sys.unraisablehook = sys.unraisablehook, lambda _told: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
             gc.collect()
-        gc.enable()
+    finally:
         sys.unraisablehook = told
+
+
+def hush() -> None:
+    """Make this process one that does nothing but run schedules, and says nothing of what they leave."""
+    sys.unraisablehook = lambda _told: None
+    warnings.simplefilter("ignore", RuntimeWarning)
+    gc.freeze()

@@ -160,6 +160,10 @@ class World(ABC):
         """Bring back what went away, and let nothing more go wrong with the storage."""
 
     @abstractmethod
+    def misplace(self, name: str) -> None:
+        """Let the next replica of a volume be put where nobody wants it."""
+
+    @abstractmethod
     def edit_count(self, name: str, count: int) -> None: ...
     @abstractmethod
     def edit_topology(self, name: str, topology: Mapping[str, Any] | None) -> None: ...
