@@ -182,7 +182,7 @@ async def planner(
         cluster.subscribe(reconciler.policy_changed, reconciler.migration_changed)
         placements.subscribe(reconciler.placements_known)
         metrics.watch(leading=lambda: lease.held, broken_seconds=lambda: placements.broken_seconds)
-        service = PlannerService(api, survey, reconciler, clock=clock, min_window=min_window)
+        service = PlannerService(api, survey, reconciler, clock=clock, rng=rng, min_window=min_window)
         readiness = Readiness()
         readiness.add("cluster", cluster.not_synced)
         server = _server(settings, service, log=log, clock=clock, registry=registry)

@@ -36,17 +36,17 @@ _QUALITIES: Final = {
 _CAPITAL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
-def plan_to(plan: Plan) -> pb.Plan:
-    """Write a plan."""
+def summary_to(plan: Plan) -> pb.Plan:
+    """Write a plan without its decisions."""
     return pb.Plan(
         policy_name=plan.policy,
         policy_generation=plan.generation,
         decided_at=timestamp(plan.decided_at),
-        decisions=[decision_to(decision) for decision in plan.decisions],
         watched_volumes=plan.watched,
         hot_volumes=plan.hot,
         warm_volumes=plan.warm,
         cold_volumes=plan.cold,
+        moving_volumes=sum(decision.outcome is not Outcome.STAY for decision in plan.decisions),
         reason=plan.held.reason.value if plan.held is not None else "",
         detail=plan.held.detail if plan.held is not None else "",
     )

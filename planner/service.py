@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import random
+from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import UTC, timedelta
+from itertools import islice
 from typing import Final
 
 from couchestor.planner.v1 import planner_pb2 as pb
@@ -23,7 +26,8 @@ from common.resources.policy import Policy
 from common.rpc.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from planner.core.plan import Decision, Plan, explain, plan, plan_for
 from planner.core.world import World
-from planner.messages import OUTCOMES, decision_to, explanation_to, plan_to, policy_of, timestamp
+from planner.messages import OUTCOMES, decision_to, explanation_to, policy_of, summary_to, timestamp
+from planner.previews import Previews, listed, page_size
 from planner.reconciler import NotLeadingError, Reconciler
 from planner.survey import Survey, think
 
@@ -39,7 +43,14 @@ class PlannerService:
     """
 
     def __init__(
-        self, api: KubeApi, survey: Survey, reconciler: Reconciler, *, clock: Clock, min_window: timedelta
+        self,
+        api: KubeApi,
+        survey: Survey,
+        reconciler: Reconciler,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        min_window: timedelta,
     ) -> None:
         self._api = api
         self._survey = survey
@@ -47,17 +58,21 @@ class PlannerService:
         self._reconciler = reconciler
         self._clock = clock
         self._min_window = min_window
+        self._previews = Previews(clock=clock, rng=rng)
 
     async def preview_plan(
         self, request: pb.PreviewPlanRequest, patience_seconds: float | None = None
     ) -> pb.PreviewPlanResponse:
-        """Plan, and start nothing. Raises InvalidArgument and NotFound."""
+        """Plan, and start nothing. Raises InvalidArgument, NotFound and FailedPrecondition."""
         self._check_synced()
+        if request.page_token:
+            return self._previews.next(request)
+        page_size(request)  # a bad one is not worth a plan
         if request.WhichOneof("policy") == "spec":
             inline = policy_of(request.spec, min_window=self._min_window)
             world = await self._world([inline], patience_seconds)
             now = self._clock.now()
-            return pb.PreviewPlanResponse(plan=plan_to(await think(world, lambda: plan_for(world, inline, now))))
+            return self._previews.first(request, await think(world, lambda: plan_for(world, inline, now)))
         name = request.policy_name
         if not name:
             raise InvalidArgument("policy", "neither policy_name nor spec is given: name a StoragePolicy or bring one")
@@ -65,7 +80,7 @@ class PlannerService:
         planned = await self.preview(name, patience_seconds)
         if planned.held is not None and planned.held.reason is Reason.POLICY_INVALID:
             raise InvalidArgument("policy_name", planned.held.detail)
-        return pb.PreviewPlanResponse(plan=plan_to(planned))
+        return self._previews.first(request, planned)
 
     async def preview(self, policy: str, patience_seconds: float | None = None) -> Plan:
         """Plan for a policy that there is."""
@@ -108,11 +123,13 @@ class PlannerService:
             who = "here" if self._reconciler.leading else "by this replica, which does not hold the lease"
             detail = f"policy {request.policy_name} has not been reconciled {who} yet; PreviewPlan plans it afresh"
             raise FailedPrecondition(Reason.NOT_SYNCED, detail)
-        listed = [item for item in last.decisions if item.volume > after and _admits(request, item)]
-        page = listed[:size]
+        begin = bisect_right(last.decisions, after, key=lambda decision: decision.volume)
+        rest = (decision for decision in islice(last.decisions, begin, None) if _admits(request, decision))
+        found = list(islice(rest, size + 1))  # one more tells whether there is another page
+        page = found[:size]
         return pb.ListDecisionsResponse(
             decisions=[decision_to(decision) for decision in page],
-            next_page_token=_page_token(page) if len(listed) > size else "",
+            next_page_token=_page_token(page) if len(found) > size else "",
             decided_at=timestamp(last.decided_at),
         )
 
@@ -122,7 +139,7 @@ class PlannerService:
         self._check_synced()
         self._check_policy(name)
         try:
-            return pb.ReconcileNowResponse(plan=plan_to(await self._reconciler.reconcile_now(name)))
+            acted = await self._reconciler.reconcile_now(name)
         except NotLeadingError:
             await self._leave_word(name)
             return pb.ReconcileNowResponse()
@@ -130,6 +147,9 @@ class PlannerService:
             raise NotFound(f"StoragePolicy {name} was deleted meanwhile") from error
         except KubeError as error:
             raise Unavailable(f"reconcile of {name}: {error}") from error
+        summary = summary_to(acted)
+        summary.decisions.extend(decision_to(decision) for decision in listed(acted, moves_only=True))
+        return pb.ReconcileNowResponse(plan=summary)
 
     async def _leave_word(self, name: str) -> None:
         """Set the annotation that makes a policy due for whoever leads."""

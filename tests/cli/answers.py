@@ -137,10 +137,11 @@ def a_plan() -> planner_pb2.PreviewPlanResponse:
             policy_name="database-tiering",
             policy_generation=2,
             decided_at=at(NOW),
-            decisions=[a_stay(), a_promotion(), a_stay("pvc-unseen", reason="NoDataAttached", current_tier="hot")],
+            decisions=[a_promotion(), a_stay(), a_stay("pvc-unseen", reason="NoDataAttached", current_tier="hot")],
             watched_volumes=3,
             hot_volumes=2,
             cold_volumes=0,
+            moving_volumes=1,
         )
     )
 

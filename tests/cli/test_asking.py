@@ -12,7 +12,7 @@ from couchestor.migrator.v1 import migrator_pb2
 from couchestor.planner.v1 import planner_pb2
 from couchestor.scorer.v1 import scorer_pb2
 
-from tests.cli.answers import a_migration, a_plan, a_ranking, an_ended, an_explanation, lasting
+from tests.cli.answers import a_migration, a_plan, a_ranking, a_stay, an_ended, an_explanation, lasting
 from tests.cli.desk import Desk
 
 pytestmark = pytest.mark.timeout(30)
@@ -137,10 +137,44 @@ def test_a_policy_that_does_nothing_says_why(desk: Desk) -> None:
 
 def test_preview_can_leave_out_what_stays(desk: Desk) -> None:
     done = desk.type("preview", "database-tiering", "--moves")
-    desk.answer("planner", "PreviewPlan", a_plan())
+    request = desk.answer("planner", "PreviewPlan", a_plan())
     assert done.result() == 0
-    assert "pvc-abc123" in desk.screen
-    assert "pvc-logs" not in desk.screen
+    assert (request.policy_name, request.moves_only, request.page_token) == ("database-tiering", True, "")
+
+
+def pages_of(plan: planner_pb2.Plan, *sizes: int) -> list[planner_pb2.PreviewPlanResponse]:
+    """Pages of a plan of as many volumes as these are."""
+    pages = []
+    for number, size in enumerate(sizes, start=1):
+        decisions = [a_stay(f"pvc-{number}-{n:04}") for n in range(size)]
+        token = f"after-{number}" if number < len(sizes) else ""
+        pages.append(planner_pb2.PreviewPlanResponse(plan=plan, next_page_token=token))
+        pages[-1].plan.decisions.extend(decisions)
+    return pages
+
+
+def test_preview_as_json_is_all_pages_in_one(desk: Desk) -> None:
+    done = desk.type("preview", "p", "--json")
+    tokens = []
+    for page in pages_of(planner_pb2.Plan(policy_name="p", watched_volumes=7), 3, 3, 1):
+        request = desk.answer("planner", "PreviewPlan", page)
+        tokens.append(request.page_token)
+        assert request.page_size == 5000
+    assert done.result() == 0
+    assert tokens == ["", "after-1", "after-2"]
+    shown = json.loads(desk.screen)
+    assert len(shown["plan"]["decisions"]) == shown["plan"]["watched_volumes"] == 7
+    assert shown["next_page_token"] == ""
+
+
+def test_preview_as_a_table_reads_page_after_page_up_to_the_limit(desk: Desk) -> None:
+    done = desk.type("preview", "p", "--limit", "5")
+    first, second = pages_of(planner_pb2.Plan(policy_name="p"), 3, 2, 9)[:2]
+    assert desk.answer("planner", "PreviewPlan", first).page_size == 5
+    assert desk.answer("planner", "PreviewPlan", second).page_size == 2
+    assert done.result() == 0
+    assert desk.screen.count("CoolingDown") == 5
+    assert desk.complaints == "couchestor: there are more than 5; see --limit\n"
 
 
 def test_migrations_reads_page_after_page_up_to_the_limit(desk: Desk) -> None:

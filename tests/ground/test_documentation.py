@@ -154,9 +154,9 @@ def test_the_commands_of_the_command_line_client_parse() -> None:
 
 
 def test_the_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     used = {shlex.split(command)[1] for _, command in COMMANDS if command.startswith("make ")}
-    used |= {word for page in PAGES for word in re.findall(r"`make ([a-z]+)", page.read_text())}
+    used |= {word for page in PAGES for word in re.findall(r"`make ([a-z-]+)", page.read_text())}
     assert {"demo", "test"} <= used <= targets
 
 

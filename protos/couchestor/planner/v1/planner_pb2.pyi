@@ -407,6 +407,7 @@ class Plan(_message.Message):
     COLD_VOLUMES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    MOVING_VOLUMES_FIELD_NUMBER: _builtins.int
     policy_name: _builtins.str
     """Empty for an inline spec."""
     policy_generation: _builtins.int
@@ -420,10 +421,16 @@ class Plan(_message.Message):
     reason: _builtins.str
     """Why the policy as a whole does nothing; empty if it works."""
     detail: _builtins.str
+    moving_volumes: _builtins.int
+    """Volumes that move or would move."""
     @_builtins.property
     def decided_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
-    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]: ...
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]:
+        """First the volumes that move or would move, in the order they are begun; then
+        those that stay, by PV name. Which of them are here, the call says.
+        """
+
     def __init__(
         self,
         *,
@@ -437,10 +444,11 @@ class Plan(_message.Message):
         cold_volumes: _builtins.int = ...,
         reason: _builtins.str = ...,
         detail: _builtins.str = ...,
+        moving_volumes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decided_at", b"decided_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cold_volumes", b"cold_volumes", "decided_at", b"decided_at", "decisions", b"decisions", "detail", b"detail", "hot_volumes", b"hot_volumes", "policy_generation", b"policy_generation", "policy_name", b"policy_name", "reason", b"reason", "warm_volumes", b"warm_volumes", "watched_volumes", b"watched_volumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cold_volumes", b"cold_volumes", "decided_at", b"decided_at", "decisions", b"decisions", "detail", b"detail", "hot_volumes", b"hot_volumes", "moving_volumes", b"moving_volumes", "policy_generation", b"policy_generation", "policy_name", b"policy_name", "reason", b"reason", "warm_volumes", b"warm_volumes", "watched_volumes", b"watched_volumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -454,7 +462,20 @@ class PreviewPlanRequest(_message.Message):
 
     POLICY_NAME_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    MOVES_ONLY_FIELD_NUMBER: _builtins.int
     policy_name: _builtins.str
+    page_size: _builtins.int
+    """Decisions in one answer, 1 to 5,000; 0 means 5,000. Fewer come where they
+    are long.
+    """
+    page_token: _builtins.str
+    """From the answer before, all else being asked as it was then; empty for the
+    first page, which plans afresh.
+    """
+    moves_only: _builtins.bool
+    """Only decisions of volumes that move or would move."""
     @_builtins.property
     def spec(self) -> Global___StoragePolicySpec: ...
     def __init__(
@@ -462,10 +483,13 @@ class PreviewPlanRequest(_message.Message):
         *,
         policy_name: _builtins.str = ...,
         spec: Global___StoragePolicySpec | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        moves_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "policy_name", b"policy_name", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "policy_name", b"policy_name", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moves_only", b"moves_only", "page_size", b"page_size", "page_token", b"page_token", "policy", b"policy", "policy_name", b"policy_name", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_policy: _TypeAlias = _typing.Literal["policy_name", "spec"]  # noqa: Y015
     _WhichOneofArgType_policy: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
@@ -475,21 +499,27 @@ Global___PreviewPlanRequest: _TypeAlias = PreviewPlanRequest  # noqa: Y015
 
 @_typing.final
 class PreviewPlanResponse(_message.Message):
-    """PreviewPlanResponse has the plan."""
+    """PreviewPlanResponse has the plan, or a page of it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PLAN_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
     @_builtins.property
-    def plan(self) -> Global___Plan: ...
+    def plan(self) -> Global___Plan:
+        """Whole but for its decisions, which are those of the page."""
+
     def __init__(
         self,
         *,
         plan: Global___Plan | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "plan", b"plan"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -673,7 +703,9 @@ class ReconcileNowResponse(_message.Message):
     PLAN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def plan(self) -> Global___Plan:
-        """The plan acted on; absent where the request was handed to the leader."""
+        """The plan acted on, with decisions only of volumes that move or would move
+        (ListDecisions has all); absent where the request was handed to the leader.
+        """
 
     def __init__(
         self,

@@ -64,10 +64,13 @@ class PlannerServiceServicer:
     """
 
     def PreviewPlan(self, request, context):
-        """PreviewPlan computes the whole plan of a policy and starts nothing.
+        """PreviewPlan computes the whole plan of a policy and starts nothing. A plan
+        too large for one answer comes in pages, all of the same moment; the planner
+        keeps it for five minutes after the page before.
 
-        INVALID_ARGUMENT: neither or an invalid policy; NOT_FOUND: no such policy;
-        UNAVAILABLE: the planner has not yet seen the cluster.
+        INVALID_ARGUMENT: neither or an invalid policy, a bad page; NOT_FOUND: no
+        such policy; FAILED_PRECONDITION: the plan that the page is of is not kept
+        any more (begin anew); UNAVAILABLE: the planner has not yet seen the cluster.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,7 +96,8 @@ class PlannerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReconcileNow(self, request, context):
-        """ReconcileNow asks for a reconcile without waiting for its interval.
+        """ReconcileNow asks for a reconcile without waiting for its interval. The
+        round goes on where the caller gives up waiting for it.
 
         INVALID_ARGUMENT: name is empty; NOT_FOUND: no such policy.
         """

@@ -36,10 +36,13 @@ class PlannerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PlannerServiceAsyncStub: ...
     PreviewPlan: _grpc.UnaryUnaryMultiCallable[_planner_pb2.PreviewPlanRequest, _planner_pb2.PreviewPlanResponse]
-    """PreviewPlan computes the whole plan of a policy and starts nothing.
+    """PreviewPlan computes the whole plan of a policy and starts nothing. A plan
+    too large for one answer comes in pages, all of the same moment; the planner
+    keeps it for five minutes after the page before.
 
-    INVALID_ARGUMENT: neither or an invalid policy; NOT_FOUND: no such policy;
-    UNAVAILABLE: the planner has not yet seen the cluster.
+    INVALID_ARGUMENT: neither or an invalid policy, a bad page; NOT_FOUND: no
+    such policy; FAILED_PRECONDITION: the plan that the page is of is not kept
+    any more (begin anew); UNAVAILABLE: the planner has not yet seen the cluster.
     """
     ExplainVolume: _grpc.UnaryUnaryMultiCallable[_planner_pb2.ExplainVolumeRequest, _planner_pb2.ExplainVolumeResponse]
     """ExplainVolume runs every check of every policy for one volume.
@@ -53,7 +56,8 @@ class PlannerServiceStub:
     FAILED_PRECONDITION: the policy has not been reconciled yet.
     """
     ReconcileNow: _grpc.UnaryUnaryMultiCallable[_planner_pb2.ReconcileNowRequest, _planner_pb2.ReconcileNowResponse]
-    """ReconcileNow asks for a reconcile without waiting for its interval.
+    """ReconcileNow asks for a reconcile without waiting for its interval. The
+    round goes on where the caller gives up waiting for it.
 
     INVALID_ARGUMENT: name is empty; NOT_FOUND: no such policy.
     """
@@ -66,10 +70,13 @@ class PlannerServiceAsyncStub(PlannerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PreviewPlan: _aio.UnaryUnaryMultiCallable[_planner_pb2.PreviewPlanRequest, _planner_pb2.PreviewPlanResponse]  # type: ignore[assignment]
-    """PreviewPlan computes the whole plan of a policy and starts nothing.
+    """PreviewPlan computes the whole plan of a policy and starts nothing. A plan
+    too large for one answer comes in pages, all of the same moment; the planner
+    keeps it for five minutes after the page before.
 
-    INVALID_ARGUMENT: neither or an invalid policy; NOT_FOUND: no such policy;
-    UNAVAILABLE: the planner has not yet seen the cluster.
+    INVALID_ARGUMENT: neither or an invalid policy, a bad page; NOT_FOUND: no
+    such policy; FAILED_PRECONDITION: the plan that the page is of is not kept
+    any more (begin anew); UNAVAILABLE: the planner has not yet seen the cluster.
     """
     ExplainVolume: _aio.UnaryUnaryMultiCallable[_planner_pb2.ExplainVolumeRequest, _planner_pb2.ExplainVolumeResponse]  # type: ignore[assignment]
     """ExplainVolume runs every check of every policy for one volume.
@@ -83,7 +90,8 @@ class PlannerServiceAsyncStub(PlannerServiceStub):
     FAILED_PRECONDITION: the policy has not been reconciled yet.
     """
     ReconcileNow: _aio.UnaryUnaryMultiCallable[_planner_pb2.ReconcileNowRequest, _planner_pb2.ReconcileNowResponse]  # type: ignore[assignment]
-    """ReconcileNow asks for a reconcile without waiting for its interval.
+    """ReconcileNow asks for a reconcile without waiting for its interval. The
+    round goes on where the caller gives up waiting for it.
 
     INVALID_ARGUMENT: name is empty; NOT_FOUND: no such policy.
     """
@@ -99,10 +107,13 @@ class PlannerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _planner_pb2.PreviewPlanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_planner_pb2.PreviewPlanResponse, _abc.Awaitable[_planner_pb2.PreviewPlanResponse]]:
-        """PreviewPlan computes the whole plan of a policy and starts nothing.
+        """PreviewPlan computes the whole plan of a policy and starts nothing. A plan
+        too large for one answer comes in pages, all of the same moment; the planner
+        keeps it for five minutes after the page before.
 
-        INVALID_ARGUMENT: neither or an invalid policy; NOT_FOUND: no such policy;
-        UNAVAILABLE: the planner has not yet seen the cluster.
+        INVALID_ARGUMENT: neither or an invalid policy, a bad page; NOT_FOUND: no
+        such policy; FAILED_PRECONDITION: the plan that the page is of is not kept
+        any more (begin anew); UNAVAILABLE: the planner has not yet seen the cluster.
         """
 
     @_abc_1.abstractmethod
@@ -134,7 +145,8 @@ class PlannerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _planner_pb2.ReconcileNowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_planner_pb2.ReconcileNowResponse, _abc.Awaitable[_planner_pb2.ReconcileNowResponse]]:
-        """ReconcileNow asks for a reconcile without waiting for its interval.
+        """ReconcileNow asks for a reconcile without waiting for its interval. The
+        round goes on where the caller gives up waiting for it.
 
         INVALID_ARGUMENT: name is empty; NOT_FOUND: no such policy.
         """
