@@ -9,7 +9,7 @@ leader is at work, and this one stops.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from common.kube.api import VOLUME_MIGRATIONS, ConflictError, KubeApi, NotFoundError
+from common.placement import Replica
 from common.resources.migration import (
     AdmittedSettings,
     Course,
@@ -165,6 +166,7 @@ class Journal:
             elapsed_seconds=round(elapsed, 3),
             replica_count=volume.spec.replica_count if volume is not None else None,
             topology=volume.spec.topology if volume is not None else None,
+            replicas=_told(volume.replicas)[:_DETAIL] if volume is not None else "",
             resource_version=volume.version if volume is not None else "",
             repeats=repeats,
         )
@@ -221,6 +223,10 @@ class Journal:
                 elapsed_seconds=elapsed,
             )
         )
+
+
+def _told(replicas: Iterable[Replica]) -> str:
+    return ", ".join(f"{replica.pool} {replica.health}" for replica in replicas)
 
 
 def admitted(status: MigrationStatus, settings: AdmittedSettings, now: datetime) -> MigrationStatus:

@@ -105,6 +105,8 @@ class Step(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Of an intent: what spec had when it was decided; of an outcome: what it had then."""
     topology: str | None = None
     """As replica_count, for spec.topology as canonical JSON text."""
+    replicas: str = ""
+    """Of an intent: the replicas that were read, and how each was."""
     resource_version: str = ""
     levers_left: bool = False
     """Of an outcome: some of the intent's levers may still be pulled."""
