@@ -1,5 +1,6 @@
 """
-What every run of the tests tells: which seed its random parts had, and which real components it had to do without.
+What every run of the tests tells: which seed its random parts had, what it showed on real components, and which of
+those it had to do without.
 """
 
 import os
@@ -9,7 +10,7 @@ from random import Random
 import hypothesis.core
 import pytest
 
-from tests.real import SKIPPED
+from tests.real import SHOWN, SKIPPED
 
 SEED = int(os.environ.get("TEST_SEED") or secrets.randbits(32))
 
@@ -23,6 +24,10 @@ def pytest_report_header() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if SHOWN:
+        terminalreporter.section("shown on real components")
+        for line in SHOWN:
+            terminalreporter.write_line(line)
     if SKIPPED:
         names = ", ".join(sorted(SKIPPED))
         terminalreporter.section("not shown here")

@@ -2,7 +2,8 @@
 What a test does that needs a real program: it asks, and where the machine has none, it says so and is skipped.
 
 With REQUIRE_REAL=1, as in CI, a missing program is a failure, so that nothing is ever skipped there unseen. The names
-of what was missing are collected, so that the end of a run can tell what it did not show.
+of what was missing are collected, so that the end of a run can tell what it did not show; so are the few lines that
+sum up what was shown.
 """
 
 import os
@@ -12,6 +13,8 @@ import pytest
 from sandbox.real.tools import find_tool
 
 SKIPPED: set[str] = set()
+SHOWN: list[str] = []
+"""What tests on real components say of themselves at the end of a run."""
 
 
 def require_real(*names: str) -> None:
