@@ -42,7 +42,7 @@ from migrator.core.model import (
     ProbeVolume,
     VolumeSeen,
 )
-from migrator.core.refusals import RELATIONS, Subject, of_moves, of_target, of_volume
+from migrator.core.refusals import Subject, of_moves, of_relation, of_volume
 
 READ_GAP_SECONDS: Final = 1.0
 _volume = msgspec.json.Decoder(MayastorVolume)
@@ -252,7 +252,7 @@ class CrdBackend:
         found = list(of_volume(subject))
         for pool in self._pools.values():
             if pool.name not in {replica.pool for replica in subject.replicas}:
-                found.extend(refusal for refusal in of_target(subject, pool) if refusal.reason in RELATIONS)
+                found.extend(of_relation(subject, pool, self._pools))
         return tuple(found)
 
     def refusals_of_moves(self, subject: Subject, moves: Sequence[Move]) -> tuple[Refusal, ...]:

@@ -2,14 +2,21 @@
 Steering by a volume's own topology (crd): an inclusion says where replicas may be, one is set before each change of
 the count, and the original is put back at the end.
 
+Of two replicas on like pools no label tells which one is to go. So all new replicas are added first, one rebuild at a
+time, and then every source goes: whichever Mayastor picks is right. Whatever fails before the first of them goes leads
+all the way back, the new replicas going one by one; what fails later is waited for.
+
 Every patch carries the version of the read that it rests on; one that was not answered is settled behind a fence.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
 from common.placement import Move, Refusal
 from common.reasons import Reason
-from common.resources.migration import MigrationState
+from common.resources.migration import MigrationState, Rebuild
 from migrator.core import refusals
 from migrator.core.ending import MAX_TRIES, finish
 from migrator.core.history import Fate, Intent
@@ -24,9 +31,12 @@ from migrator.core.model import (
     Purpose,
     VolumeSpec,
 )
-from migrator.core.situation import left_behind, originals_unfit, subject_of, unready
+from migrator.core.situation import UNPUBLISHED, left_behind, originals_unfit, subject_of, unready
 from migrator.core.steering import labels
 from migrator.core.view import View
+
+PATIENT_TRIES: Final = 8
+"""A further replica that could not be asked for so often, a few minutes, is given up."""
 
 # --- before anything is written --------------------------------------------------------------------------------------
 
@@ -39,25 +49,46 @@ def refusal(view: View) -> Refusal | None:
 
 def scale_up(view: View) -> Decision:
     """
-    Ask for a replica more, on the target.
+    Ask for a replica more, on the next target.
 
-    The patch is tried without effect first: a schema that would prune it answers 200 all the same, and must be found
-    out before anything has changed.
+    Before the first, the patch is tried without effect: a schema that would prune it answers 200 all the same, and must
+    be found out before anything has changed.
     """
-    spec = view.volume.spec
-    steered = labels.with_inclusion(spec.topology, {labels.POOL_KEY: view.target_pools[0]})
-    probe = view.history.probe
-    if probe is None or probe.outcome not in {Outcome.DONE, Outcome.ALTERED, Outcome.REFUSED}:
-        write = ProbeVolume(spec.replica_count + 1, steered)
-        return view.do(write, MigrationState.ANALYZING, "would the patch be stored as meant?")
-    if probe.outcome is not Outcome.DONE:
-        reason = Reason.WRITE_REFUSED if probe.outcome is Outcome.REFUSED else Reason.UNSUPPORTED_MAYASTOR_VOLUME
-        return finish(view, reason, f"tried without effect: {probe.detail}")
+    spec, target = view.volume.spec, view.next_pool
+    if target is None:
+        raise ValueError(f"{view.record.metadata.name}: has nowhere to add a replica any more")
+    steered = labels.with_inclusion(spec.topology, {labels.POOL_KEY: target})
+    untried = _untried(view, ProbeVolume(spec.replica_count + len(view.target_pools), steered))
+    if untried is not None:
+        return untried
     last = view.history.last_for(Purpose.SCALE_UP)
     if last is not None and last.outcome is Outcome.REFUSED:
         return finish(view, Reason.WRITE_REFUSED, f"the scale-up was refused: {last.detail}")
+    if view.added:
+        refused = _next_refused(view)
+        if refused is not None:
+            return view.wait(refused.reason, f"before the next replica: {refused.detail}")
+        view = view.noting(rebuild=Rebuild(seen_seconds=round(view.now.elapsed, 3)))
     patch = PatchVolume(purpose=Purpose.SCALE_UP, replica_count=spec.replica_count + 1, topology=steered)
-    return view.do(patch, MigrationState.SCALING_UP, f"a replica more, on {view.target_pools[0]}")
+    return view.do(patch, MigrationState.SCALING_UP, f"a replica more, on {target}")
+
+
+def _untried(view: View, write: ProbeVolume) -> Decision | None:
+    probe = view.history.probe
+    if probe is None or probe.outcome not in {Outcome.DONE, Outcome.ALTERED, Outcome.REFUSED}:
+        return view.do(write, MigrationState.ANALYZING, "would the patch be stored as meant?")
+    if probe.outcome is Outcome.DONE:
+        return None
+    reason = Reason.WRITE_REFUSED if probe.outcome is Outcome.REFUSED else Reason.UNSUPPORTED_MAYASTOR_VOLUME
+    return finish(view, reason, f"tried without effect: {probe.detail}")
+
+
+def _next_refused(view: View) -> Refusal | None:
+    """Say why no replica may be added on the next target any more."""
+    if view.original is None or view.next_pool is None:
+        return None
+    subject = replace(subject_of(view), topology=view.original.topology)
+    return next(iter(refusals.of_target(subject, view.pool(view.next_pool))), None)
 
 
 # --- a time-out is not a no ------------------------------------------------------------------------------------------
@@ -109,10 +140,34 @@ def foreign(_view: View) -> tuple[Reason, str] | None:
 
 def why_back(view: View) -> tuple[Reason, str] | None:
     """Say why it cannot go on, for reasons of its own."""
-    up = view.history.done(Purpose.SCALE_UP)
-    if up is not None and up.outcome is Outcome.ALTERED:
-        return Reason.WRITE_ALTERED, f"the patch was stored differently: {up.detail}"
-    return None
+    altered = next((up for up in view.history.all_done(Purpose.SCALE_UP) if up.outcome is Outcome.ALTERED), None)
+    if altered is not None:
+        return Reason.WRITE_ALTERED, f"the patch was stored differently: {altered.detail}"
+    last = view.history.last_for(Purpose.SCALE_UP)
+    if last is not None and last.outcome is not None and last.fate is not Fate.DONE:
+        if last.outcome is Outcome.REFUSED:
+            return Reason.WRITE_REFUSED, f"the scale-up was refused: {last.detail}"
+        if last.tries >= PATIENT_TRIES:
+            return Reason.TIMED_OUT, f"the scale-up did not get through {last.tries} times: {last.detail}"
+    if view.awaited or not view.certain(lambda look: _next_refused(look) is not None):
+        return None
+    refused = _next_refused(view)
+    return None if refused is None or refused.reason is Reason.POOL_NOT_ONLINE else (refused.reason, refused.detail)
+
+
+def on_arrival(view: View) -> Decision | None:
+    """Where there are other replicas, let them heal where they may while the copy is made: the topology as it was."""
+    if view.original is None or len(view.before) < 2 or view.awaited or view.history.done(Purpose.STEER) is not None:
+        return None
+    up, loosened = view.history.done(Purpose.SCALE_UP), view.history.last_for(Purpose.LOOSEN)
+    if up is not None and loosened is not None and loosened.number > up.number:
+        hopeless = loosened.outcome is Outcome.REFUSED and loosened.tries >= MAX_TRIES
+        if loosened.fate is Fate.DONE or hopeless:
+            return None
+    if view.volume.spec.topology == view.original.topology:
+        return None
+    patch = PatchVolume(purpose=Purpose.LOOSEN, topology=view.original.topology)
+    return view.do(patch, MigrationState.WAITING_SYNC, "the topology as it was while the copy is made")
 
 
 def removable(_view: View) -> bool:
@@ -121,7 +176,7 @@ def removable(_view: View) -> bool:
 
 
 def remove_source(view: View) -> Decision:
-    """Let only the replicas that stay match, then ask for one less."""
+    """Let only the replicas that stay match, then ask for one less: whichever source goes is right."""
     return _steer(view) or _scale_down(view)
 
 
@@ -144,10 +199,10 @@ def _steer(view: View) -> Decision | None:
 def _scale_down(view: View) -> Decision:
     if view.original is None:
         raise ValueError(f"{view.record.metadata.name}: scales down what it never looked at")
-    count = view.original.replica_count
+    count = max(view.volume.spec.replica_count - 1, view.original.replica_count)
     patch = PatchVolume(purpose=Purpose.SCALE_DOWN, replica_count=count)
     pending = view.history.pending
-    detail = f"down to {count}: the replica on {', '.join(r.pool for r in view.sources)} goes"
+    detail = f"down to {count}: the replica on {' or '.join(r.pool for r in view.sources)} goes"
     if pending is None or pending.write != patch:
         return view.do(patch, MigrationState.SCALING_DOWN, detail)
     return view.confirmed(_unfit_to_lose_source, Reason.WAITING_FOR_REBUILD, "before the source goes") or view.do(
@@ -174,7 +229,7 @@ def reverse_inclusion(view: View) -> dict[str, str] | None:
     """Find the inclusion that all originals match and no new replica does; None if there is none."""
     stay = [view.pool(record.pool) for record in view.before]
     go = {pool.name: pool for pool in view.pools_of(view.new)}
-    for name in view.target_pools:
+    for name in view.asked_pools:
         go.setdefault(name, view.pool(name))
     return labels.separating(stay, go.values())
 
@@ -191,22 +246,37 @@ def remove_new(view: View) -> Decision | NotYet:
     hopeless = _hopeless(view)
     if hopeless is not None:
         return NotYet(hopeless, ever=False)
-    if view.volume.spec.topology != steered:
-        return view.do(
-            PatchVolume(purpose=Purpose.TURN_BACK, topology=steered), detail=f"only the originals match {inclusion}"
-        )
-    patch = PatchVolume(purpose=Purpose.REMOVE_NEW, replica_count=original.replica_count)
-    pending = view.history.pending
+    turned = view.volume.spec.topology == steered
+    count = max(view.volume.spec.replica_count - 1, original.replica_count)
+    at_once = not turned and _would_grow(view)
+    if not turned and not at_once:
+        turn = PatchVolume(purpose=Purpose.TURN_BACK, topology=steered)
+        return view.do(turn, detail=f"only the originals match {inclusion}")
     if view.volume.published is False:
-        return NotYet("the volume is not published, and then its replicas' health cannot be known")
-    wrong = _unfit_to_lose_new(view)
+        return NotYet(UNPUBLISHED)
+    patch = PatchVolume(purpose=Purpose.REMOVE_NEW, replica_count=count, topology=steered if at_once else None)
+    unfit = _unfit_to_turn_at_once if at_once else _unfit_to_lose_new
+    wrong = unfit(view)
     if wrong is not None:
         return NotYet(wrong)
+    pending = view.history.pending
     if pending is None or pending.write != patch:
-        return view.do(patch, detail=f"back to {original.replica_count}, the new replica goes")
-    return view.confirmed(_unfit_to_lose_new, Reason.WAITING_FOR_ORIGINALS, "before the new replica goes") or view.do(
+        return view.do(patch, detail=f"back to {count}, the new replica goes")
+    return view.confirmed(unfit, Reason.WAITING_FOR_ORIGINALS, "before the new replica goes") or view.do(
         patch, detail=pending.detail
     )
+
+
+def _would_grow(view: View) -> bool:
+    """
+    Tell whether a replica that was asked for is not there: where several pools match the originals' inclusion, Mayastor
+    would make it on one of them as soon as that is set. Then count and topology go back with one patch.
+    """
+    return len(view.before) > 1 and len(view.volume.replicas) < view.volume.spec.replica_count
+
+
+def _unfit_to_turn_at_once(view: View) -> str | None:
+    return originals_unfit(view) or (None if _would_grow(view) else "the new replica is there")
 
 
 def _unfit_to_lose_new(view: View) -> str | None:

@@ -88,8 +88,10 @@ class Purpose(StrEnum):
 
     SCALE_UP = "ScaleUp"
     """One replica more, steered to the target."""
+    LOOSEN = "Loosen"
+    """The topology as it was while a copy is made, so that the other replicas can heal."""
     STEER = "Steer"
-    """Let only the replicas that stay match, before one goes."""
+    """Let only the replicas that stay match, before any goes."""
     SCALE_DOWN = "ScaleDown"
     """One replica less: the source goes."""
     TURN_BACK = "TurnBack"

@@ -26,9 +26,9 @@ RESTARTED: Final = 0.05
 """Progress that falls by more than this has begun anew (the volume's target moved)."""
 
 
-def observe(known: Rebuild | None, replica: Replica | None, elapsed: float, *, target_online: bool) -> Rebuild | None:
-    """Take in what one read shows of the new replica; None as long as there is nothing to tell."""
-    troubled = not target_online or (replica is not None and replica.health is ReplicaHealth.FAULTED)
+def observe(known: Rebuild | None, replica: Replica | None, elapsed: float, *, targets_well: bool) -> Rebuild | None:
+    """Take in what one read shows of the newest replica; None as long as there is nothing to tell."""
+    troubled = not targets_well or (replica is not None and replica.health is ReplicaHealth.FAULTED)
     if known is None and replica is None and not troubled:
         return None
     known = known or Rebuild(seen_seconds=elapsed)

@@ -8,9 +8,9 @@ and what the executor holds to can never differ.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from common.placement import Move, Pool, Refusal, Replica
+from common.placement import Move, Pool, Refusal, Replica, ReplicaHealth
 from common.quantities import format_bytes
 from common.reasons import Reason
 from common.resources.meta import PARKED
@@ -44,7 +44,7 @@ def of_person(subject: Subject) -> tuple[Refusal, ...]:
 
 def of_volume(subject: Subject) -> tuple[Refusal, ...]:
     """List why the volume cannot move at all."""
-    found = [check(subject) for check in (_deletion, _parked, _health, _topology, _replicas)]
+    found = [check(subject) for check in (_deletion, _parked, _health, _topology)]
     return tuple(refusal for refusal in found if refusal is not None)
 
 
@@ -82,15 +82,6 @@ def _topology(subject: Subject) -> Refusal | None:
     except ValueError as error:
         return Refusal(Reason.TOPOLOGY_FORBIDS, f"{error}: it cannot be steered safely")
     return None
-
-
-def _replicas(subject: Subject) -> Refusal | None:
-    if subject.replica_count <= 1:
-        return None
-    return Refusal(
-        Reason.MULTI_REPLICA_NOT_STEERABLE,
-        f"{subject.replica_count} replicas: only volumes of one replica can be moved",
-    )
 
 
 def of_target(subject: Subject, pool: Pool, reserved_bytes: int = 0) -> tuple[Refusal, ...]:
@@ -152,10 +143,42 @@ def _node(subject: Subject, pool: Pool) -> Refusal | None:
     )
 
 
+def of_relation(subject: Subject, pool: Pool, pools: Mapping[str, Pool]) -> tuple[Refusal, ...]:
+    """List what lies between the volume and that pool, and cannot be seen from either alone."""
+    found = [refusal for refusal in of_target(subject, pool) if refusal.reason in RELATIONS]
+    alike = _alike(subject, pool, pools)
+    return (*found, alike) if alike is not None else tuple(found)
+
+
+def _alike(subject: Subject, pool: Pool, pools: Mapping[str, Pool]) -> Refusal | None:
+    """Of several replicas, whatever moves there must be told from those that were there before, both ways."""
+    before = _pools_of(subject, pools)
+    forward = any(not labels.admits(pool.labels, each) for each in before)
+    if len(before) < 2 or (forward and labels.separating(before, [pool]) is not None):
+        return None
+    return Refusal(
+        Reason.MULTI_REPLICA_NOT_STEERABLE,
+        f"no label tells pool {pool.name} from those of the {len(before)} replicas ({_names(before)})",
+        pool.name,
+    )
+
+
+def _pools_of(subject: Subject, pools: Mapping[str, Pool]) -> list[Pool]:
+    return [pools.get(replica.pool) or Pool(replica.pool, node=None) for replica in subject.replicas]
+
+
+def _names(pools: Iterable[Pool]) -> str:
+    return ", ".join(sorted(pool.name for pool in pools))
+
+
 def of_moves(subject: Subject, moves: Sequence[Move], pools: Mapping[str, Pool]) -> tuple[Refusal, ...]:
-    """List why these moves must not begin: those of the volume first, then those of each move."""
-    found = list(of_volume(subject))
-    found.extend(_shape(subject, moves))
+    """
+    List why these moves must not begin: those of the volume first, then those of each move, then of all together.
+
+    All new replicas are there before the first of the others goes: each move meets those before it.
+    """
+    found = [*of_volume(subject), *_shape(subject, moves)]
+    meets = subject
     for move in moves:
         pool = pools.get(move.target_pool)
         if pool is None:
@@ -163,8 +186,24 @@ def of_moves(subject: Subject, moves: Sequence[Move], pools: Mapping[str, Pool])
                 Refusal(Reason.POOL_NOT_FOUND, f"there is no pool {move.target_pool}", target_pool=move.target_pool)
             )
         else:
-            found.extend(of_target(subject, pool))
-    return tuple(found)
+            found.extend(of_target(meets, pool))
+            new = Replica(pool.name, ReplicaHealth.UNKNOWN, node=pool.node)
+            meets = replace(meets, replicas=(*meets.replicas, new))
+    return tuple(found) or tuple(_inseparable(subject, moves, pools))
+
+
+def _inseparable(subject: Subject, moves: Sequence[Move], pools: Mapping[str, Pool]) -> Iterable[Refusal]:
+    """Which replicas stay must be told by labels: those that are not the sources, and, rolling back, the originals."""
+    before, new = _pools_of(subject, pools), [pools[move.target_pool] for move in moves]
+    leaving = {move.source_pool for move in moves}
+    kept, going = [p for p in before if p.name not in leaving], [p for p in before if p.name in leaving]
+    for stay, go, when in ((new + kept, going, "moving"), (before, new, "rolling back")):
+        if labels.separating(stay, go) is None:
+            yield Refusal(
+                Reason.MULTI_REPLICA_NOT_STEERABLE,
+                f"{when}, no labels that the pools of the replicas to stay ({_names(stay)}) share tell those that are "
+                f"to go ({_names(go)})",
+            )
 
 
 def _shape(subject: Subject, moves: Sequence[Move]) -> Iterable[Refusal]:

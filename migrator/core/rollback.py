@@ -13,14 +13,15 @@ from common.reasons import Reason
 from common.resources.migration import Heading
 from migrator.core.ending import finish
 from migrator.core.history import Intent
-from migrator.core.model import Decision, NotYet, Purpose
+from migrator.core.model import Decision, NotYet, PatchVolume, Purpose
 from migrator.core.steered import steering_of
 from migrator.core.view import View
 
 
 def must_go_forward(view: View) -> bool:
     """Tell whether there is no safe way back: the copy is complete, and nothing makes it the one to go."""
-    complete = bool(view.arrived) and not view.strange and view.unfit(view.arrived) is None
+    added = view.next_pool is None and not view.awaited and view.history.done(Purpose.REMOVE_NEW) is None
+    complete = added and not view.strange and view.unfit(view.arrived) is None
     return complete and steering_of(view).no_way_back(view)
 
 
@@ -29,9 +30,10 @@ def back(view: View) -> Decision:
     original, held = view.original, view.held
     if original is None or held is None:
         raise ValueError(f"{view.record.metadata.name}: is on its way back, but never began")
-    if held.replica_count > original.replica_count:
-        return _remove_new(view)
-    removal = view.history.done(Purpose.REMOVE_NEW)
+    removal, too_many = view.history.done(Purpose.REMOVE_NEW), held.replica_count - original.replica_count
+    if too_many > 0:
+        gone = removal is None or (len(view.new) <= too_many and not view.lost_originals)
+        return _remove_new(view) if gone else _after_removal(view, removal)
     if removal is None and not view.new and not view.lost_originals:
         return _proven(view)  # the scale-up never took effect
     return _after_removal(view, removal)
@@ -54,24 +56,25 @@ def _patiently(view: View, why: str) -> Decision:
 
 def _left(view: View, why: str) -> Decision:
     where = ", ".join(replica.pool for replica in view.new) or "none yet"
+    many = "those" if len(view.new) > 1 else "the one"
     return finish(
         view,
         Reason.REPLICA_LEFT,
         f"{_why(view)}; rolling back was not safe: {why}. The volume has {view.volume.spec.replica_count} replicas, "
-        f"the one too many on: {where}",
+        f"{many} too many on: {where}",
     )
 
 
 def _after_removal(view: View, removal: Intent | None) -> Decision:
-    before = view.before
-    if view.lost_originals and len(view.volume.replicas) <= len(before) and view.certain(_lost):
+    count = view.held.replica_count if view.held is not None else len(view.before)
+    if view.lost_originals and len(view.volume.replicas) <= count and view.certain(_lost):
         return finish(
             view,
             Reason.WRONG_REPLICA_REMOVED,
             f"{_why(view)}; rolling back removed the replica on {view.lost_originals[0].pool} instead of the new one",
         )
-    if not view.new and not view.lost_originals:
-        return _proven(view)
+    if _as_before(view):
+        return _proven(view) if not _blind(removal) or view.certain(_as_before) else _looking_twice(view)
     since = removal.ended_at if removal is not None else (view.course.since_seconds if view.course else 0.0)
     if view.now.elapsed - since >= view.settings.timeout_seconds:
         return _left(view, "Mayastor did not remove a replica")
@@ -80,6 +83,21 @@ def _after_removal(view: View, removal: Intent | None) -> Decision:
 
 def _lost(view: View) -> bool:
     return bool(view.lost_originals)
+
+
+def _as_before(view: View) -> bool:
+    return not view.new and not view.lost_originals
+
+
+def _blind(removal: Intent | None) -> bool:
+    """Whether one was asked to go that nobody saw, the steering turned round by the same patch."""
+    return removal is not None and isinstance(removal.write, PatchVolume) and removal.write.topology is not None
+
+
+def _looking_twice(view: View) -> Decision:
+    """It could be on its way yet, and must meet the reversed steering then."""
+    gap = view.settings.read_gap_seconds
+    return view.wait(Reason.WAITING_FOR_SECOND_READ, "rolled back: looking twice", gap, wakeable=False)
 
 
 def _proven(view: View) -> Decision:

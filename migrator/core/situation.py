@@ -27,13 +27,15 @@ def subject_of(view: View) -> refusals.Subject:
 
 
 def unready(view: View) -> str | None:
-    """Say why the source cannot go yet."""
-    if len({replica.pool for replica in view.arrived}) < len(view.target_pools):
-        return f"no replica on {', '.join(view.target_pools)} yet"
+    """Say why no source can go yet."""
+    if view.awaited:
+        return f"no replica on {', '.join(view.awaited)} yet"
     if view.strange:
         return f"a replica that nobody asked for: {strangers(view.strange)}"
     if view.volume.published is False:
         return UNPUBLISHED
+    if view.lost_kept:
+        return f"the replica on {view.lost_kept[0].pool} is gone"
     return view.unfit((*view.arrived, *view.kept))
 
 
@@ -62,3 +64,10 @@ def left_behind(view: View) -> str:
 def way(view: View) -> str:
     """Tell where it goes."""
     return ", ".join(f"{move.source.pool} to {move.target_pool}" for move in view.record.spec.moves)
+
+
+def how_far(view: View) -> str:
+    """Tell how many of several moves are made."""
+    moves = view.record.spec.moves
+    made = view.leg + len({move.source.pool for move in view.moves} - {replica.pool for replica in view.sources})
+    return f"{made} of {len(moves)} replicas moved"

@@ -33,6 +33,9 @@ class Steering(Protocol):
     def why_back(self, view: View) -> tuple[Reason, str] | None:
         """Say why it cannot go on, for reasons of this way of steering."""
 
+    def on_arrival(self, view: View) -> Decision | None:
+        """See to what is to be done as soon as the new replica is there, Synced or not; None if all is."""
+
     def removable(self, view: View) -> bool:
         """Tell whether the source could be made the one to go as things are; every replica that stays is Synced."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from common.placement import Replica, ReplicaHealth
 from common.reasons import Reason
 from common.resources.migration import (
     AdmittedSettings,
@@ -31,7 +32,7 @@ from migrator.core.model import (
     Wait,
 )
 from migrator.core.rollback import back, forward_again, must_go_forward
-from migrator.core.situation import left_behind, strangers, unready, way
+from migrator.core.situation import how_far, left_behind, strangers, unready, way
 from migrator.core.steered import steering_of
 from migrator.core.view import View
 
@@ -80,16 +81,24 @@ def _observe(view: View) -> View:
     if view.history.done(Purpose.SCALE_UP) is None or _leaving(view):
         return view
     arrived = view.arrived
-    online = all(view.pool(name).online for name in view.target_pools)
-    seen = rebuild.observe(
-        view.status.rebuild, arrived[0] if arrived else None, round(view.now.elapsed, 3), target_online=online
-    )
+    current = next((replica for replica in arrived if replica.pool == view.asked_pools[-1]), None)
+    well = not _offline(view) and all(replica == current for replica in _faulted(view))
+    seen = rebuild.observe(view.status.rebuild, current, round(view.now.elapsed, 3), targets_well=well)
     if seen is not None and seen != view.status.rebuild:
         view = view.noting(rebuild=seen)
-    if arrived and not view.new_replicas and not view.strange:
-        new = tuple(ReplicaRecord(r.pool, r.uuid, r.node) for r in arrived)
+    known = {record.pool for record in view.new_replicas}
+    new = tuple(ReplicaRecord(r.pool, r.uuid, r.node) for r in arrived if r.pool not in known)
+    if new and not view.strange:
         view = view.noting(new_replicas=(*view.status.new_replicas, *new))
     return view
+
+
+def _offline(view: View) -> list[str]:
+    return [name for name in view.target_pools if not view.pool(name).online]
+
+
+def _faulted(view: View) -> list[Replica]:
+    return [replica for replica in view.arrived if replica.health is ReplicaHealth.FAULTED]
 
 
 def _turn(view: View) -> View:
@@ -179,10 +188,11 @@ def _why_back(view: View) -> tuple[Reason, str] | None:
 
 
 def _trouble(view: View) -> tuple[Reason, str]:
-    offline = [name for name in view.target_pools if not view.pool(name).online]
+    offline = _offline(view)
     if offline:
         return Reason.TARGET_POOL_OFFLINE, f"pool {offline[0]} is not Online"
-    return Reason.REBUILD_FAILED, f"the new replica on {view.target_pools[0]} is Faulted"
+    faulted = [replica.pool for replica in _faulted(view)] or [view.asked_pools[-1]]
+    return Reason.REBUILD_FAILED, f"the new replica on {faulted[0]} is Faulted"
 
 
 # --- forward ---------------------------------------------------------------------------------------------------------
@@ -194,45 +204,70 @@ def _forward(view: View) -> Decision:
     down = view.history.done(Purpose.SCALE_DOWN)
     if down is not None:
         return _after_removal(view, down)
+    arrival = steering_of(view).on_arrival(view)
+    if arrival is not None:
+        return arrival
     missing = unready(view)
     scaling_down = view.state is MigrationState.SCALING_DOWN
     if missing is not None:
         state = MigrationState.SCALING_DOWN if scaling_down else MigrationState.WAITING_SYNC
         return _with_progress(view, view.wait(Reason.WAITING_FOR_REBUILD, missing, state=state))
+    if view.next_pool is not None:
+        return steering_of(view).scale_up(view)
     if view.settings.preservation:
-        return view.confirmed(unready, Reason.WAITING_FOR_REBUILD, "before it is left at n+1") or finish(
+        return view.confirmed(unready, Reason.WAITING_FOR_REBUILD, "before the sources are left") or finish(
             view, Reason.SOURCE_PRESERVED, f"{way(view)}; the source was kept, as preservation mode wants"
         )
     return steering_of(view).remove_source(view)
 
 
 def _after_removal(view: View, down: Intent) -> Decision:
-    have, want = len(view.volume.replicas), len(view.before)
-    lost = _lost_kept(view)
-    if not view.sources and view.arrived:
+    have, want = len(view.volume.replicas), len(view.before) + len(view.moves) - view.removed
+    lost = view.lost_kept
+    if len(view.sources) <= len(view.moves) - view.removed and not view.awaited:
         if not lost:
-            return _next_leg(view, down) if view.moves_left else finish(view, Reason.MOVED, way(view))
-        if view.certain(lambda look: bool(_lost_kept(look))):
-            return finish(view, Reason.ORIGINAL_LOST, f"moved, but the replica on {lost[0].pool} is gone, not by us")
-    if have <= want and view.sources and view.certain(_other_removed):
-        if lost:
-            message = f"{lost[0].pool} lost its replica{left_behind(view)}"
-            return finish(view, Reason.WRONG_REPLICA_REMOVED, message)
-        message = "Mayastor removed the new replica in spite of the steering; as before"
-        return finish(view, Reason.STEERING_INEFFECTIVE, message)
+            return _onward(view, down)
+        if view.certain(lambda look: bool(look.lost_kept)):
+            message = f"{how_far(view)}, but the replica on {lost[0].pool} is gone, not by us{left_behind(view)}"
+            return finish(view, Reason.ORIGINAL_LOST, message)
+    if have <= want and view.certain(_other_removed):
+        return _wrong_one(view)
     if view.now.elapsed - down.ended_at >= view.settings.timeout_seconds:
-        pools = ", ".join(replica.pool for replica in view.volume.replicas) or "none"
-        return finish(view, Reason.REPLICA_LEFT, f"Mayastor did not remove the source; replicas on: {pools}")
+        return _stuck(view, "Mayastor did not remove a source")
     return view.wait(Reason.WAITING_FOR_REMOVAL, "the source is still there", state=MigrationState.SCALING_DOWN)
 
 
-def _lost_kept(view: View) -> tuple[ReplicaRecord, ...]:
-    """Replicas that were to stay and are not there."""
-    return tuple(record for record in view.lost_originals if record.pool not in view.source_pools)
-
-
 def _other_removed(view: View) -> bool:
-    return bool(view.sources) and (not view.arrived or bool(_lost_kept(view)))
+    """Whether more sources are there than should be, and one that was to stay is not."""
+    return len(view.sources) > len(view.moves) - view.removed and bool(view.awaited or view.lost_kept)
+
+
+def _wrong_one(view: View) -> Decision:
+    gone = [record.pool for record in view.lost_kept] or list(view.awaited)
+    if not view.lost_kept and len(view.moves) == 1:
+        message = "Mayastor removed the new replica in spite of the steering; as before"
+        return finish(view, Reason.STEERING_INEFFECTIVE, message)
+    return finish(view, Reason.WRONG_REPLICA_REMOVED, f"{gone[0]} lost its replica; {how_far(view)}{left_behind(view)}")
+
+
+def _stuck(view: View, why: str) -> Decision:
+    pools = ", ".join(replica.pool for replica in view.volume.replicas) or "none"
+    return finish(view, Reason.REPLICA_LEFT, f"{how_far(view)}; {why}; replicas on: {pools}{left_behind(view)}")
+
+
+def _onward(view: View, down: Intent) -> Decision:
+    """A source is gone as it should: the next one goes, if one is left, and no way leads back any more."""
+    if view.removed >= len(view.moves):
+        return _next_leg(view, down) if view.moves_left else finish(view, Reason.MOVED, way(view))
+    refused = view.history.last_for(Purpose.SCALE_DOWN)
+    if refused is not None and refused.outcome is Outcome.REFUSED and refused.tries >= MAX_TRIES:
+        return _stuck(view, f"the scale-down was refused: {refused.detail}")
+    missing = unready(view)
+    if missing is None:
+        return steering_of(view).remove_source(view)
+    if view.now.elapsed - down.ended_at >= view.settings.timeout_seconds:
+        return _stuck(view, missing)
+    return view.wait(Reason.WAITING_FOR_REBUILD, f"{how_far(view)}; {missing}", state=MigrationState.SCALING_DOWN)
 
 
 def _next_leg(view: View, down: Intent) -> Decision:

@@ -46,7 +46,8 @@ class _Search:
             self.tries += 1
             wider = (*moves, Move(left[0].pool, pool.name, left[0].uuid))
             refusal = self.refuse(wider)
-            if refusal is None:
+            if refusal is None or (left[1:] and refusal.reason is Reason.MULTI_REPLICA_NOT_STEERABLE):
+                # What tells the replicas that go from those that stay is known only once all moves are.
                 yield from self.ways(wider, left[1:])
             else:
                 self.refused.setdefault(pool.name, refusal)

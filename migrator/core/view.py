@@ -132,6 +132,26 @@ class View:
         return tuple(move.target_pool for move in self.moves)
 
     @property
+    def added(self) -> int:
+        """How many replicas were asked for, in the leg that it is on."""
+        return len(self.history.all_done(Purpose.SCALE_UP))
+
+    @property
+    def removed(self) -> int:
+        """How many times one replica less was asked for on the way forward, in the leg that it is on."""
+        return len(self.history.all_done(Purpose.SCALE_DOWN))
+
+    @property
+    def asked_pools(self) -> tuple[str, ...]:
+        """The pools that a replica was asked for on; before anything was, the first that one will be."""
+        return self.target_pools[: max(1, self.added)]
+
+    @property
+    def next_pool(self) -> str | None:
+        """The pool that the next replica is to be asked for on; None once all were."""
+        return next(iter(self.target_pools[self.added :]), None)
+
+    @property
     def before(self) -> tuple[ReplicaRecord, ...]:
         """The replicas that there were when the leg began: the originals, those moved already in their new place."""
         gone = {move.source.pool for move in self.record.spec.moves[: self.leg]}
@@ -140,9 +160,9 @@ class View:
 
     @property
     def begun_at(self) -> float:
-        """Elapsed seconds at which the leg began."""
-        up = self.history.done(Purpose.SCALE_UP) if self.leg else None
-        return up.ended_at if up is not None else 0.0
+        """Elapsed seconds at which the move that it is at began: each has its own time."""
+        ups = self.history.all_done(Purpose.SCALE_UP)
+        return ups[-1].ended_at if ups and (self.leg or len(ups) > 1) else 0.0
 
     @property
     def cancelled(self) -> Reason | None:
@@ -152,7 +172,7 @@ class View:
         return Reason.CANCELLED if self.record.spec.cancel_requested else None
 
     def entered(self, state: MigrationState) -> float | None:
-        """Tell at how many elapsed seconds it first entered a state, in the leg that it is on."""
+        """Tell at how many elapsed seconds it first entered a state, in the move that it is at."""
         entries = (s.elapsed_seconds for s in self.status.steps if s.kind is StepKind.STATE and s.state is state)
         return next((seconds for seconds in entries if seconds >= self.begun_at), None)
 
@@ -187,6 +207,11 @@ class View:
         )
 
     @property
+    def lost_kept(self) -> tuple[ReplicaRecord, ...]:
+        """Those that were to stay, and are not there."""
+        return tuple(record for record in self.lost_originals if record.pool not in self.source_pools)
+
+    @property
     def sources(self) -> tuple[Replica, ...]:
         """Original replicas that are to go, and are still there."""
         return tuple(r for r in self.originals if r.pool in self.source_pools)
@@ -203,8 +228,14 @@ class View:
 
     @property
     def arrived(self) -> tuple[Replica, ...]:
-        """New replicas where they should be."""
-        return tuple(r for r in self.new if r.pool in self.target_pools)
+        """New replicas where they were asked for."""
+        return tuple(r for r in self.new if r.pool in self.asked_pools)
+
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """The pools that a replica was asked for on and is not to be seen on."""
+        there = {replica.pool for replica in self.arrived}
+        return tuple(pool for pool in self.asked_pools if pool not in there)
 
     @property
     def new_replicas(self) -> tuple[ReplicaRecord, ...]:
@@ -216,7 +247,7 @@ class View:
         """New replicas that we did not ask for: elsewhere, or in the place of the one that was there first."""
         known = {record.pool: record.uuid for record in self.new_replicas if record.uuid}
         return tuple(
-            r for r in self.new if r.pool not in self.target_pools or (r.uuid and known.get(r.pool, r.uuid) != r.uuid)
+            r for r in self.new if r.pool not in self.asked_pools or (r.uuid and known.get(r.pool, r.uuid) != r.uuid)
         )
 
     @property

@@ -226,6 +226,7 @@ class Cluster:
         volume: str = VOLUME,
         source: str = SOURCE,
         target: str = TARGET,
+        moves: tuple[tuple[str, str], ...] = (),
         request_id: str = "r-1",
         policy: PolicyRef | None = None,
         not_after: datetime | None = None,
@@ -233,12 +234,12 @@ class Cluster:
         preservation: bool = False,
         timeout: float = 600.0,
     ) -> str:
-        """Record a migration and let it in; return its name."""
+        """Record a migration (of one replica, or of all these moves) and let it in; return its name."""
         spec = MigrationSpec(
             request_id=request_id,
             pv_name=volume,
             volume_handle=f"{volume}-uuid",
-            moves=(MoveSpec(MoveSource(source), target),),
+            moves=tuple(MoveSpec(MoveSource(one), other) for one, other in moves or ((source, target),)),
             policy_ref=policy,
             not_after=not_after,
         )
