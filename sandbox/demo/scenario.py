@@ -263,10 +263,10 @@ VOLUMES: Final = (
         stalled=True,
     ),
     DemoVolume(
-        "pvc-queue", ("pool-sata-1", "pool-sata-2"), 60, 9900,
+        "pvc-queue", ("pool-nvme-1", "pool-sata-3"), 60, 9900,
         Stays(
             Reason.MULTI_REPLICA_NOT_STEERABLE,
-            "hot on SATA with two replicas: no label tells the one to remove from the one to keep",
+            "hot, and one of its two replicas is on SATA: both pools share no label that pool-nvme-2 has not",
         ),
     ),
     DemoVolume(

@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from common.kube.api import VOLUME_MIGRATIONS
+from common.placement import Pool, Replica, ReplicaHealth
 from common.reasons import Reason
 from common.resources.memory import read_memory
 from common.resources.meta import FENCE, LAST_MIGRATION, MOVE_MEMORY, PARKED
 from common.resources.migration import MigrationState
+from migrator.core import refusals
+from migrator.core.refusals import of_moves
+from migrator.core.targets import choose_moves
 from sandbox.world.mayastor import Faults, RemovalRule, Settings, SimPool, SimVolume
 from sandbox.world.storage import Copy
 from tests.moves.cluster import FAST, GIB, VOLUME, Cluster, Sent, a_pool, a_volume
@@ -212,6 +216,32 @@ async def test_what_cannot_be_steered_is_refused_before_anything_is_written(
     cluster = await a_cluster(a_volume(pools=volume), pools=pools)
     await check_end(cluster, await cluster.admit(moves=moves), S.ABORTED, reason, volume)
     assert not cluster.sent_to_volume()
+
+
+def as_known(pools: tuple[SimPool, ...] = POOLS) -> dict[str, Pool]:
+    return {p.name: Pool(p.name, p.node, p.labels, online=True, capacity_bytes=p.capacity_bytes) for p in pools}
+
+
+def a_subject(*pools: str) -> refusals.Subject:
+    known = as_known()
+    replicas = tuple(Replica(pool, ReplicaHealth.SYNCED, f"u-{pool}", known[pool].node) for pool in pools)
+    return refusals.Subject(name=VOLUME, replica_count=len(pools), replicas=replicas, size_bytes=GIB)
+
+
+def test_a_tier_as_the_target_moves_every_replica_that_is_outside_it() -> None:
+    subject, known = a_subject(*SOURCES), as_known()
+    moves = choose_moves("hot", subject, known.values(), {}, lambda m: next(iter(of_moves(subject, m, known)), None))
+    assert isinstance(moves, tuple)
+    assert [move.source_pool for move in moves] == list(SOURCES)
+    assert {move.target_pool for move in moves} == {"nvme-3", "nvme-4"}
+
+
+def test_a_pool_that_is_like_those_of_the_replicas_is_told_to_planners() -> None:
+    subject, known = a_subject(*SOURCES), as_known()
+    reasons = {name: [r.reason for r in refusals.of_relation(subject, known[name], known)] for name in known}
+    assert reasons["sata-5"] == [Reason.MULTI_REPLICA_NOT_STEERABLE]
+    assert reasons["nvme-3"] == []
+    assert reasons["nvme-2"] == [Reason.SAME_NODE]
 
 
 # --- a failure before the first source goes --------------------------------------------------------------------------
