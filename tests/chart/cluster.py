@@ -19,6 +19,7 @@ PLACES = {
     "Service": "api/v1",
     "ServiceAccount": "api/v1",
     "NetworkPolicy": "apis/networking.k8s.io/v1",
+    "PodDisruptionBudget": "apis/policy/v1",
     "Role": "apis/rbac.authorization.k8s.io/v1",
     "RoleBinding": "apis/rbac.authorization.k8s.io/v1",
     "ClusterRole": "apis/rbac.authorization.k8s.io/v1",

@@ -127,7 +127,7 @@ def test_the_way_out_can_be_narrowed_to_what_the_migrator_needs() -> None:
         (("mayastor.rest.ca.configMap=a", "mayastor.rest.ca.secret=b"), "ca"),
         (("mayastor.rest.tokn=x",), "tokn"),
         (("migrator.flags.Dry_Run=true",), "Dry_Run"),
-        (("migrator.replicas=2",), "replicas"),
+        (("migrator.replicas=-1",), "replicas"),
         (("networkPolicy.enabled=perhaps",), "enabled"),
     ],
 )

@@ -105,11 +105,24 @@ def test_only_who_asks_kubernetes_gets_a_token() -> None:
     assert {pod["serviceAccountName"] for pod in pods.values()} == {f"{RELEASE}-{name}" for name in accounts}
 
 
-def test_planner_and_migrator_never_overlap_with_their_successor() -> None:
-    deployments = of_kind(render(), "Deployment")
-    for name in ("planner", "migrator"):
-        assert deployments[name]["spec"]["strategy"] == {"type": "Recreate"}
-        assert deployments[name]["spec"]["replicas"] == 1
+def test_a_planner_and_a_migrator_stand_by_on_another_node_and_are_not_drained_together() -> None:
+    objects = render()
+    deployments, budgets = of_kind(objects, "Deployment"), of_kind(objects, "PodDisruptionBudget")
+    assert set(budgets) == {"planner", "migrator"}
+    for name, budget in budgets.items():
+        spec = deployments[name]["spec"]
+        assert spec["replicas"] == 2
+        assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+        labels = spec["selector"]["matchLabels"]
+        (spread,) = spec["template"]["spec"]["topologySpreadConstraints"]
+        assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
+        assert spread["labelSelector"]["matchLabels"] == labels
+        assert budget["spec"] == {"maxUnavailable": 1, "selector": {"matchLabels": labels}}
+
+
+def test_one_replica_alone_has_no_budget_that_would_hold_up_a_drain() -> None:
+    objects = render("planner.replicas=1", "migrator.replicas=1")
+    assert of_kind(objects, "PodDisruptionBudget") == {}
 
 
 def test_plain_text_is_said_explicitly() -> None:

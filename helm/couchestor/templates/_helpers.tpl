@@ -109,7 +109,7 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- end }}
 {{- end -}}
 
-{{/* One service; call with (dict "root" $ "name" "scorer" "strategy" "..." "args" (list ...) "token" bool), and with
+{{/* One service; call with (dict "root" $ "name" "scorer" "args" (list ...) "token" bool), and with
      "mounts" and "volumes", as YAML, for files of its own. */}}
 {{- define "couchestor.deployment" -}}
 {{- $values := index .root.Values .name -}}
@@ -121,10 +121,11 @@ metadata:
   labels:
     {{- include "couchestor.labels" (list .root .name) | nindent 4 }}
 spec:
-  replicas: 1
+  replicas: {{ $values.replicas }}
   revisionHistoryLimit: 3
   strategy:
-    type: {{ .strategy }}
+    type: RollingUpdate
+    rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
   selector:
     matchLabels:
       {{- include "couchestor.selector" (list .root .name) | nindent 6 }}
@@ -222,6 +223,16 @@ spec:
         {{- with $values.volumes }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
+      {{- end }}
+      {{- if gt (int $values.replicas) 1 }}
+      # On different nodes where there are any: a node that goes must not take the standby with it.
+      topologySpreadConstraints:
+        - maxSkew: 1
+          topologyKey: kubernetes.io/hostname
+          whenUnsatisfiable: ScheduleAnyway
+          labelSelector:
+            matchLabels:
+              {{- include "couchestor.selector" (list .root .name) | nindent 14 }}
       {{- end }}
       {{- with $values.nodeSelector }}
       nodeSelector:
