@@ -42,3 +42,8 @@ def format_bytes(size: int) -> str:
         if size >= _BINARY[suffix]:
             return f"{size / _BINARY[suffix]:.4g}{suffix}"
     return str(size)
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number of things for a person: "1 move", "2 moves"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

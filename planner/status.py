@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from common.kube.api import Body
+from common.quantities import counted
 from common.reasons import Reason
 from common.resources.meta import Condition
 from common.resources.policy import ConditionType, HistoryEntry, PolicyPhase, PolicyStatus
@@ -102,7 +103,7 @@ def _conditions(
         ConditionType.VALID: (Reason.POLICY_VALID, "the spec can be followed"),
         ConditionType.READY: (Reason.DRY_RUN, "plans are made and not acted upon")
         if dry_run
-        else (Reason.FOLLOWED, f"{len(plan.starts)} moves asked for"),
+        else (Reason.FOLLOWED, f"{counted(len(plan.starts), 'move')} asked for"),
     }
     since = {condition.type: condition for condition in before}
     conditions: list[Condition] = []

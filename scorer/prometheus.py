@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Sequence
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ import msgspec
 from yarl import URL
 
 from common.config import SettingError
+from common.durations import format_duration
 from scorer.core.merge import Sample
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -118,7 +120,8 @@ class HttpPrometheus:
                 body = await self._read(response)
         except TimeoutError as error:
             raise PrometheusError(
-                Failure.TIMEOUT, f"{self._where}: no complete answer within {self._timeout_seconds:g} s"
+                Failure.TIMEOUT,
+                f"{self._where}: no complete answer within {format_duration(timedelta(seconds=self._timeout_seconds))}",
             ) from error
         except aiohttp.ClientPayloadError as error:
             raise PrometheusError(

@@ -18,6 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.durations import format_duration
+from common.quantities import counted
 from common.rpc.errors import InvalidArgument, Unavailable
 from scorer.core.heat import HeatScore, Quality
 from scorer.snapshots import Question, Reading, Snapshots, TooManyQuestionsError
@@ -72,7 +73,7 @@ class ScorerService:
         """Answer for the named volumes, in the order asked, all from one snapshot."""
         if not 1 <= len(request.volume_ids) <= MAX_IDS:
             raise InvalidArgument(
-                "volume_ids", f"{len(request.volume_ids)} ids: ask for 1 to {MAX_IDS}, or stream all volumes"
+                "volume_ids", f"{counted(len(request.volume_ids), 'id')}: ask for 1 to {MAX_IDS}, or stream all volumes"
             )
         volumes = [_volume_id(f"volume_ids[{index}]", volume) for index, volume in enumerate(request.volume_ids)]
         window = self._window(request)
@@ -123,15 +124,15 @@ class ScorerService:
         if not request.HasField("window"):
             return DEFAULT_WINDOW
         seconds, nanos = request.window.seconds, request.window.nanos
-        shown = f"{seconds + nanos / 1e9:.9g} s"
         if not -1_000_000_000 < nanos < 1_000_000_000 or seconds * nanos < 0:
             raise InvalidArgument("window", f"seconds {seconds} and nanos {nanos} are no duration")
-        # Bounded before a timedelta is made of it, which holds far less than a Duration does.
-        if not 0 <= seconds <= MAX_WINDOW.total_seconds() or nanos < 0:
-            raise InvalidArgument("window", f"{shown} is not {self._allowed}")
+        try:
+            given = timedelta(seconds=seconds, microseconds=nanos / 1e3)
+        except OverflowError as error:  # a timedelta holds less than a Duration does
+            raise InvalidArgument("window", f"{seconds} s is not {self._allowed}") from error
         window = timedelta(seconds=seconds, milliseconds=round(nanos / 1e6))
         if not self._min_window <= window <= MAX_WINDOW:
-            raise InvalidArgument("window", f"{shown} is not {self._allowed}")
+            raise InvalidArgument("window", f"{format_duration(given)} is not {self._allowed}")
         return window
 
     @property

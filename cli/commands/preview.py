@@ -20,6 +20,7 @@ from cli.flags import Commands, add_command, count, name
 from cli.render import Column, Marks, marks_for, table
 from cli.services import PLANNER
 from cli.session import Session
+from common.quantities import counted
 
 WIDE: Final = 130
 """From this width on, the numbers behind each decision are shown."""
@@ -51,7 +52,7 @@ def run(session: Session, args: argparse.Namespace) -> int:
         return 0
     plan, screen = answer.plan, session.screen
     screen.print(
-        f"{plan.policy_name}: {plan.watched_volumes} volumes watched; by heat {plan.hot_volumes} hot, "
+        f"{plan.policy_name}: {counted(plan.watched_volumes, 'volume')} watched; by heat {plan.hot_volumes} hot, "
         f"{plan.warm_volumes} between, {plan.cold_volumes} cold; {plan.moving_volumes} to move.",
         soft_wrap=True,
         markup=False,

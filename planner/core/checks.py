@@ -22,7 +22,7 @@ from common.resources.policy import NoData
 from common.resources.volume import CSI_DRIVER
 from planner.core.case import Case, Held, later, watches
 from planner.core.past import hold_after_ends, last_completed
-from planner.core.room import pool_in_tier, slot
+from planner.core.room import pool_in_tier, slot_free
 from planner.core.tiers import Place
 from planner.core.world import HeatQuality
 
@@ -346,7 +346,7 @@ VOLUME_CHECKS: Final[tuple[Check, ...]] = (
 TURN_CHECKS: Final[tuple[Check, ...]] = (
     Check("BackendAble", backend_able, lambda case: f"backend {case.view.backend.name or 'able'}"),
     Check("TierHasPool", lambda case: pool_in_tier(case).held, lambda case: pool_in_tier(case).detail),
-    Check("SlotFree", lambda case: slot(case).held, _caps),
+    Check("SlotFree", slot_free, _caps),
 )
 """What depends on the moves planned before its turn."""
 

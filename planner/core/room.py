@@ -10,14 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from typing import Final
 
 from common.placement import Move, Pool, Tier
-from common.quantities import format_bytes
+from common.quantities import counted, format_bytes
 from common.reasons import Reason
 from planner.core.case import Case, Held
 from planner.core.tiers import replicas_outside
 
+_NAMED: Final = 5
+"""Pools that a sentence names at most."""
 NOT_ASKED = "not asked: its heat wants no other tier, or its replicas or size are not known"
+_CAPS: Final = frozenset(
+    {Reason.MIGRATIONS_PAUSED, Reason.POLICY_CAP, Reason.GLOBAL_CAP, Reason.POOL_CAP, Reason.NODE_CAP}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,18 @@ def slot(case: Case) -> Room:
     return _source_cap(case) or _rooms(case, capped=True)
 
 
+def slot_free(case: Case) -> Held | None:
+    """
+    Refuse for want of a slot, and for nothing else.
+
+    Where no pool can take the volume anyway, that is the check's before it to say, and is not said twice.
+    """
+    held = slot(case).held
+    if held is None or held.reason in _CAPS or pool_in_tier(case).held is None:
+        return held
+    return None
+
+
 def _source_cap(case: Case) -> Room | None:
     if case.placement is None or case.wants is None:
         return None
@@ -59,16 +77,12 @@ def _full(case: Case, pool: str) -> Held | None:
     """Refuse a pool, as source or target, that is touched by as many migrations as it or its node may be."""
     ledger, backend = case.view.ledger, case.view.backend
     if ledger.pools[pool] >= backend.max_per_pool:
-        return Held(
-            Reason.POOL_CAP,
-            f"pool {pool} takes part in {ledger.pools[pool]} migrations, the cap is {backend.max_per_pool}",
-        )
+        taken = counted(ledger.pools[pool], "migration")
+        return Held(Reason.POOL_CAP, f"pool {pool} takes part in {taken}, the cap is {backend.max_per_pool}")
     for node in ledger.nodes_of((pool,)):
         if ledger.nodes[node] >= backend.max_per_node:
-            return Held(
-                Reason.NODE_CAP,
-                f"node {node} takes part in {ledger.nodes[node]} migrations, the cap is {backend.max_per_node}",
-            )
+            taken = counted(ledger.nodes[node], "migration")
+            return Held(Reason.NODE_CAP, f"node {node} takes part in {taken}, the cap is {backend.max_per_node}")
     return None
 
 
@@ -141,15 +155,17 @@ def _why_none(case: Case, tier: Tier, size: int, refused: Mapping[str, Held], fo
     ledger, tiers = case.view.ledger, case.view.tiers
     total = sum(1 for of in tiers.values() if of is tier)
     if total == 0:
-        return Held(Reason.NO_POOL_IN_TIER, f"no pool matches the {tier} tier's selector ({case.policy.pools(tier)})")
+        return Held(Reason.NO_POOL_IN_TIER, _why_empty(case, tier))
     online = ledger.roomiest(tier)
     if not online:
-        return Held(Reason.NO_POOL_ONLINE, f"none of {total} {tier} pools is online and uncordoned")
+        return Held(Reason.NO_POOL_ONLINE, f"none of {counted(total, f'{tier} pool')} is online and uncordoned")
     left = [pool for pool in online if admitted(case, pool)]
     if not left:
-        inclusion = dict((case.placement.pool_inclusion if case.placement else None) or {})
+        inclusion = (case.placement.pool_inclusion if case.placement else None) or {}
+        wanted = ", ".join(f"{key}={value}" for key, value in sorted(inclusion.items()))
         return Held(
-            Reason.NO_POOL_IN_TOPOLOGY, f"the volume's topology ({inclusion}) admits none of {len(online)} {tier} pools"
+            Reason.NO_POOL_IN_TOPOLOGY,
+            f"the volume's topology ({wanted}) admits none of {counted(len(online), f'{tier} pool')}",
         )
     nodes = _nodes_of_replicas(case)
     pools = case.placement.pools if case.placement is not None else frozenset()
@@ -172,6 +188,18 @@ def _why_none(case: Case, tier: Tier, size: int, refused: Mapping[str, Held], fo
             f"its replicas need {case.replicas_to_move} {tier} pools on nodes of their own, there are {found}",
         )
     return _no_space(case, open_to_it, tier, size)
+
+
+def _why_empty(case: Case, tier: Tier) -> str:
+    """Say why a tier has no pool at all: there is none, none matches, or those that do match the other tier as well."""
+    placements, selector = case.view.world.placements, case.policy.pools(tier)
+    if placements is None or not placements.pools:
+        return "the migrator has told of no pool"
+    shared = sorted(pool.name for pool in placements.pools.values() if selector.admits(pool.labels))
+    if not shared:
+        known = counted(len(placements.pools), "pool")
+        return f"none of {known} matches the {tier} tier's selector ({selector})"
+    return f"the selectors of both tiers match {', '.join(shared[:_NAMED])}, which are thereby of neither"
 
 
 def _no_space(case: Case, pools: list[Pool], tier: Tier, size: int) -> Held:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.quantities import format_bytes, parse_bytes
+from common.quantities import counted, format_bytes, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,8 @@ def test_whole_sizes_are_written_as_they_were_read(number: int, suffix: str) -> 
 
 def test_sizes_are_written_for_a_person() -> None:
     assert [format_bytes(size) for size in (200 * 2**30, 3 * 2**39, 512, 0)] == ["200Gi", "1.5Ti", "512", "0"]
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 moves"), (1, "1 move"), (2, "2 moves")])
+def test_things_are_counted_as_a_person_would(count: int, text: str) -> None:
+    assert counted(count, "move") == text

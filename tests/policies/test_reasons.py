@@ -13,9 +13,10 @@ from common.reasons import Reason
 from common.resources.migration import MigrationState
 from common.resources.policy import NoData
 from common.selectors import LabelSelector
-from planner.core.plan import Decision, Direction, Outcome, plan
+from planner.core.plan import Decision, Direction, Outcome, explain, plan
 from planner.core.world import Backend, HeatQuality, InvalidPolicy, Limits, PastMove, Volume, World, unknown_heat
 from tests.policies.builders import (
+    ABLE,
     DAY,
     GIB,
     HOUR,
@@ -368,7 +369,31 @@ def test_a_copy_that_would_outlast_the_timeout_is_not_begun() -> None:
 
 def test_a_tier_without_pools_is_named() -> None:
     decision = stays(decide(hot_on_slow(pools=POOLS[2:])), Reason.NO_POOL_IN_TIER)
-    assert "tier=hot" in decision.detail
+    assert decision.detail == "none of 3 pools matches the hot tier's selector (tier=hot)"
+
+
+def test_a_tier_whose_pools_are_the_other_tiers_too_is_told_so() -> None:
+    policy = a_policy(hot_pool_selector=LabelSelector({"disk": "fast"}))
+    both = [a_pool(f"both-{n}", "cold", f"node-{n}", labels={"tier": "cold", "disk": "fast"}) for n in range(2, 4)]
+    decision = stays(decide(hot_on_slow(policies=[policy], pools=[*both, POOLS[2]])), Reason.NO_POOL_IN_TIER)
+    assert decision.detail == "the selectors of both tiers match both-2, both-3, which are thereby of neither"
+
+
+def test_what_no_pool_can_take_is_not_said_again_of_the_slots() -> None:
+    (explained,) = explain(world := hot_on_slow(pools=POOLS[2:]), world.volumes["pvc-a"], NOW)
+    told = {verdict.check: verdict for verdict in explained.verdicts}
+    assert told["TierHasPool"].held is not None
+    assert (told["SlotFree"].held, told["SlotFree"].detail) == (
+        None,
+        "0 of 2 slots of the policy and 0 of 2 in all are taken",
+    )
+
+
+def test_a_cap_is_told_though_no_pool_can_take_the_volume() -> None:
+    world = hot_on_slow(pools=POOLS[2:], backend=replace(ABLE, max_concurrent=1), migrations=[under_way("pvc-b")])
+    (explained,) = explain(world, world.volumes["pvc-a"], NOW)
+    told = {verdict.check: verdict.held.reason for verdict in explained.verdicts if verdict.held is not None}
+    assert told == {"TierHasPool": Reason.NO_POOL_IN_TIER, "SlotFree": Reason.GLOBAL_CAP}
 
 
 @pytest.mark.parametrize("fields", [{"online": False}, {"cordoned": True}])

@@ -7,12 +7,14 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
+import pytest
 
+from common.placement import Tier
 from common.reasons import Reason
 from common.resources.migration import MigrationState
 from common.resources.policy import HistoryEntry, PolicyPhase, PolicyStatus
 from planner.core.case import Held
-from planner.core.plan import Plan
+from planner.core.plan import Decision, Outcome, Plan
 from planner.core.world import MigrationRecord
 from planner.status import HISTORY, changed_conditions, history, status_after, status_body
 from tests.policies.builders import HOUR, NOW, POLICY, an_end, under_way
@@ -50,6 +52,17 @@ def test_the_body_is_the_specifications() -> None:
     assert set(written) == {"status"}
     assert {key: written["status"][key] for key in golden} == golden
     assert written["status"]["observedGeneration"] == 3
+
+
+@pytest.mark.parametrize(("moving", "told"), [(0, "0 moves"), (1, "1 move"), (2, "2 moves")])
+def test_a_policy_that_is_followed_says_how_many_moves_it_asked_for(moving: int, told: str) -> None:
+    names = [f"pvc-{number}" for number in range(moving)]
+    decisions = tuple(
+        Decision(name, name, POLICY, Outcome.MOVE, Reason.ABOVE_HIGH_WATERMARK, "hot", target=Tier.HOT)
+        for name in names
+    )
+    (_, ready) = after(replace(PLAN, decisions=decisions, order=tuple(names))).conditions
+    assert ready.message == f"{told} asked for"
 
 
 def test_phases_follow_from_why_nothing_is_done() -> None:

@@ -198,7 +198,7 @@ async def test_a_time_out_without_an_earlier_answer_is_unavailable_unhealthy_and
         assert await service.health(SERVICE) == SERVING
         assert "couchestor_prometheus_up 0.0" in await service.metrics()
         (warning,) = service.logged("warning")
-        assert "no complete answer within 0.1 s" in warning["error"]
+        assert "no complete answer within 100ms" in warning["error"]
 
 
 # An outage, from end to end.
@@ -347,8 +347,8 @@ def window(seconds: int, nanos: int = 0) -> Duration:
         (get, pb.GetHeatScoreRequest(), "volume_id", "missing"),
         (get, pb.GetHeatScoreRequest(volume_id="v" * 254), "volume_id", "254 characters"),
         (get, pb.GetHeatScoreRequest(volume_id="v", window=window(0)), "window", "between 1m and 30d"),
-        (get, pb.GetHeatScoreRequest(volume_id="v", window=window(59, 999_000_000)), "window", "59.999 s is not"),
-        (get, pb.GetHeatScoreRequest(volume_id="v", window=window(-3600)), "window", "-3600 s"),
+        (get, pb.GetHeatScoreRequest(volume_id="v", window=window(59, 999_000_000)), "window", "59.999s is not"),
+        (get, pb.GetHeatScoreRequest(volume_id="v", window=window(-3600)), "window", "-1h"),
         (get, pb.GetHeatScoreRequest(volume_id="v", window=window(315_360_000)), "window", "30d"),
         (get, pb.GetHeatScoreRequest(volume_id="v", window=window(2_592_000, 1_000_000)), "window", "30d"),
         (get, pb.GetHeatScoreRequest(volume_id="v", window=window(2**63 - 1)), "window", "30d"),
@@ -358,15 +358,15 @@ def window(seconds: int, nanos: int = 0) -> Duration:
         (batch, pb.BatchGetHeatScoresRequest(), "volume_ids", "0 ids"),
         (batch, pb.BatchGetHeatScoresRequest(volume_ids=["v"] * 1_001), "volume_ids", "1001 ids"),
         (batch, pb.BatchGetHeatScoresRequest(volume_ids=["v", ""]), "volume_ids[1]", "missing"),
-        (batch, pb.BatchGetHeatScoresRequest(volume_ids=["v"], window=window(1)), "window", "1 s"),
-        (stream, pb.StreamHeatScoresRequest(window=window(0)), "window", "0 s"),
+        (batch, pb.BatchGetHeatScoresRequest(volume_ids=["v"], window=window(1)), "window", "1s"),
+        (stream, pb.StreamHeatScoresRequest(window=window(0)), "window", "0s"),
         (stream, pb.StreamHeatScoresRequest(min_score=float("nan")), "min_score", "nan"),
         (stream, pb.StreamHeatScoresRequest(min_score=float("inf")), "min_score", "inf"),
         (stream, pb.StreamHeatScoresRequest(min_score=-1.0), "min_score", "-1"),
         (top, pb.ListHottestVolumesRequest(), "limit", "0 is not between 1 and 1000"),
         (top, pb.ListHottestVolumesRequest(limit=1_001), "limit", "1001"),
         (top, pb.ListHottestVolumesRequest(limit=-1), "limit", "-1"),
-        (top, pb.ListHottestVolumesRequest(limit=1, window=window(0)), "window", "0 s"),
+        (top, pb.ListHottestVolumesRequest(limit=1, window=window(0)), "window", "0s"),
     ],
 )
 async def test_a_bad_request_is_refused_by_the_name_of_its_field(
