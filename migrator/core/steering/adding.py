@@ -134,19 +134,18 @@ def _why_not_kept_away(ground: Ground, target: RestPool, footing: Footing) -> Re
         refused = tuple(node for node, closing in found.items() if isinstance(closing, Refusal))
         pulled = sum(len(closing) for closing in found.values() if not isinstance(closing, Refusal))
         ground.all_closed[footing] = Closings(pulled, refused)
-    closings = ground.all_closed[footing]
-    alone = len(ground.cluster.pools_by_node[target.node]) == 1
-    beside = () if alone else _close(ground, target.node, footing, beside=target)
-    whole = ground.closed[target.node, footing]
-    others = [node for node in closings.refused if node != target.node]
-    if isinstance(beside, Refusal):
-        first = min([*others, target.node])
-        refusal = beside if first == target.node else _closed(ground, first, footing)
-    elif others:
-        refusal = _closed(ground, others[0], footing)
+    closings, node = ground.all_closed[footing], target.node
+    first = next((other for other in closings.refused if other != node), None)
+    if first is not None and first < node:
+        refusal = _closed(ground, first, footing)
     else:
-        count = closings.levers + len(beside) - (0 if isinstance(whole, Refusal) else len(whole))
-        return _too_many(count, target) if count > MAX_LEVERS else None
+        alone = len(ground.cluster.pools_by_node[node]) == 1
+        beside = () if alone else _close(ground, node, footing, beside=target)
+        if not isinstance(beside, Refusal) and first is None:
+            whole = ground.closed[node, footing]
+            count = closings.levers + len(beside) - (0 if isinstance(whole, Refusal) else len(whole))
+            return _too_many(count, target) if count > MAX_LEVERS else None
+        refusal = beside if isinstance(beside, Refusal) or first is None else _closed(ground, first, footing)
     return replace(refusal, target_pool=target.name) if isinstance(refusal, Refusal) else None
 
 

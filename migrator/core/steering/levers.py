@@ -78,11 +78,13 @@ def pools_touched(cluster: RestCluster, lever: Lever) -> tuple[str, ...]:
 
 def disturbed(cluster: RestCluster, volume: RestVolume, levers: Iterable[Lever]) -> tuple[str, ...]:
     """Name the other volumes that have a replica on what is touched and lack something: they could not heal."""
-    if not cluster.unsettled:
-        return ()
-    pools = {pool for lever in levers for pool in pools_touched(cluster, lever)}
-    found = {uuid for pool in pools for uuid in cluster.unsettled.get(pool, ())}
-    return tuple(sorted(found - {volume.uuid}))
+    found: set[str] = set()
+    if cluster.unsettled:
+        for lever in levers:
+            for pool in pools_touched(cluster, lever):
+                found.update(cluster.unsettled.get(pool, ()))
+        found.discard(volume.uuid)
+    return tuple(sorted(found)) if found else ()
 
 
 def label_away(cluster: RestCluster, volume: RestVolume, pool: RestPool, mark: str) -> LabelPool | None:

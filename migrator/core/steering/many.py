@@ -59,14 +59,14 @@ def _refusals_of_targets(
     ground, removals = ground_of(cluster, volume, abilities), _Removals(cluster, volume, abilities)
     for pool in cluster.pools.values():
         refusals = _why_none(ground, removals, pool, reserved.get(pool.name, 0))
-        if refusals and not any(refusal.reason in PASSING for refusal in refusals):
+        if refusals:
             first = refusals[0]
             found.append(first if first.target_pool == pool.name else replace(first, target_pool=pool.name))
     return tuple(found)
 
 
 def _why_none(ground: Ground, removals: _Removals, pool: RestPool, reserved: int) -> list[Refusal]:
-    """List why a volume's replicas cannot go to a pool; empty: one can. The same as steered() of each."""
+    """List why a volume's replicas cannot go to a pool; empty: one can, or could soon. As steered() says of each."""
     checked = not _passes(ground, removals, pool, reserved)
     refusals: list[Refusal] = []
     add: Refusal | None = None
@@ -80,7 +80,7 @@ def _why_none(ground: Ground, removals: _Removals, pool: RestPool, reserved: int
         if refusal is None and not asked:
             add, asked = why_not_on(ground, pool), True
         refusal = refusal or add or removals.why_not(source, pool)
-        if refusal is None:
+        if refusal is None or refusal.reason in PASSING:
             return []
         refusals.append(refusal)
     return refusals
