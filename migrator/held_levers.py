@@ -1,5 +1,5 @@
 """
-Which levers of ours may be pulled now, over all migrations.
+Which levers of ours may be pulled now, over all migrations, and to which volumes they have given a replica.
 
 Every replica reads the journals, so every replica can show pools and nodes as they are without our levers, whoever
 pulls them.
@@ -8,6 +8,7 @@ pulls them.
 from __future__ import annotations
 
 from common.resources.migration import VolumeMigration
+from migrator.core.growing import Growing, growing_of
 from migrator.core.held import levers_of
 from migrator.core.steering.levers import Lever
 
@@ -22,6 +23,7 @@ class HeldLevers:
         self._ended: set[str] = set()
         self._active: tuple[Lever, ...] = ()
         self._left_behind: tuple[Lever, ...] = ()
+        self._growing: dict[str, Growing] = {}
 
     @property
     def active(self) -> tuple[Lever, ...]:
@@ -33,8 +35,18 @@ class HeldLevers:
         """Those of migrations that have ended without having let go of them for sure."""
         return self._left_behind
 
+    @property
+    def growing(self) -> tuple[Growing, ...]:
+        """The volumes that migrations under way have given a replica."""
+        return tuple(self._growing.values())
+
     def on_migration(self, name: str, new: VolumeMigration | None) -> bool:
-        """Take a record's change in; tell whether that changed anything."""
+        """Take a record's change in; tell whether that changed any lever."""
+        growing = growing_of(new) if new is not None else None
+        if growing is not None:
+            self._growing[name] = growing
+        else:
+            self._growing.pop(name, None)
         levers = levers_of(new) if new is not None else ()
         ended = bool(levers) and new is not None and new.status.state.terminal
         if levers == self._of.get(name, ()) and ended == (name in self._ended):

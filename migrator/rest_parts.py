@@ -162,6 +162,7 @@ class RestParts:
             resource_labels=self._labels.labels,
             levers=lambda: held.active,
             left_behind=lambda: held.left_behind,
+            growing=lambda: held.growing,
             off=off,
             may_write=may_write,
         )

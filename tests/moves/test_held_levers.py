@@ -2,63 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 import pytest
 
 from common.kube.api import ConflictError, ForbiddenError, UnreachableError
-from common.resources.meta import LEVERS_OFF, ObjectMeta
-from common.resources.migration import (
-    AdmittedSettings,
-    BackendKind,
-    MigrationSpec,
-    MigrationState,
-    MigrationStatus,
-    Step,
-    StepKind,
-    VolumeMigration,
-)
-from migrator.core.model import Outcome, Purpose, ReleaseLevers, SetReplicaCount, SwitchOff, Write, encode_write
+from common.resources.meta import LEVERS_OFF
+from common.resources.migration import BackendKind, MigrationState, Step, StepKind, VolumeMigration
+from migrator.core.model import Outcome, Purpose, ReleaseLevers, SetReplicaCount, SwitchOff
 from migrator.core.retention import collectable
 from migrator.core.steering.abilities import Ability
-from migrator.core.steering.cluster import PoolCordon
-from migrator.core.steering.levers import CordonNode, CordonPool, LabelPool, Lever
+from migrator.core.steering.levers import LabelPool, Lever
 from migrator.held_levers import HeldLevers, levers_of
 from migrator.levers_off import LeversOff
 from sandbox.world.merge import without_nulls
 from tests.moves.cluster import QUIET
-
-NOW = datetime(2026, 2, 2, tzinfo=UTC)
-CORDON = CordonNode(node="n3", label="couchestor-m")
-LABEL = LabelPool(pool="p2", key="tier", value="couchestor-m", previous="hot")
-POOL = CordonPool(pool="p3", previous=PoolCordon(snapshots=True))
-COUNT = SetReplicaCount(purpose=Purpose.SCALE_UP, replica_count=2, levers=(CORDON, LABEL, POOL))
-
-
-def intent(number: int, write: Write = COUNT, *, at: float = 0.0) -> Step:
-    """With `at` the elapsed seconds; what is released is so when nothing can be late any more."""
-    late = at or (100.0 if isinstance(write, ReleaseLevers) else 0.0)
-    encoded = encode_write(write)
-    return Step(NOW, StepKind.INTENT, MigrationState.SCALING_UP, number=number, write=encoded, elapsed_seconds=late)
-
-
-def outcome(number: int, what: Outcome, *, left: bool = False) -> Step:
-    return Step(NOW, StepKind.OUTCOME, MigrationState.SCALING_UP, number=number, outcome=what, levers_left=left)
-
-
-TAKEN_UP = Step(NOW, StepKind.TAKEN_UP, MigrationState.SCALING_UP, executor="another")
-
-
-def record(*steps: Step, name: str = "m", state: MigrationState = MigrationState.SCALING_UP, **fields: Any) -> Any:
-    settings = AdmittedSettings(False, False, 60.0, 1.0, backend=fields.pop("backend", BackendKind.REST))
-    return VolumeMigration(
-        ObjectMeta(name=name),
-        MigrationSpec(request_id=name, pv_name="pvc", volume_handle="handle", moves=()),
-        MigrationStatus(state=state, steps=steps, settings=settings),
-    )
-
+from tests.moves.journals import CORDON, LABEL, NOW, POOL, TAKEN_UP, intent, outcome, record
 
 ALL: tuple[Lever, ...] = (CORDON, LABEL, POOL)
 

@@ -23,7 +23,7 @@ from migrator.backends.rest.answers import Meaning, RestError
 from migrator.backends.rest.client import RestClient
 from migrator.backends.rest.facts import NexusIndex, rest_volume, volume_seen
 from migrator.backends.rest.pulling import MayWrite, Pulled, Puller, let_go, named, still_pulled, taken_over, through
-from migrator.backends.rest.survey import Survey, Surveyor
+from migrator.backends.rest.survey import LatelyGrown, Survey, Surveyor
 from migrator.core.model import Outcome, Purpose, ReleaseLevers, SetReplicaCount, VolumeSeen
 from migrator.core.steering.abilities import Abilities
 from migrator.core.steering.adding import plan_add
@@ -55,6 +55,7 @@ class Actor:
         client: RestClient,
         surveyor: Surveyor,
         puller: Puller,
+        grown: LatelyGrown,
         *,
         clock: Clock,
         log: Logger,
@@ -71,6 +72,7 @@ class Actor:
         self._client = client
         self._surveyor = surveyor
         self._puller = puller
+        self._grown = grown
         self._clock = clock
         self._log = log
         self._abilities = abilities
@@ -158,6 +160,12 @@ class Actor:
                     return
 
     async def _call(self, write: SetReplicaCount, seen: VolumeSeen) -> Result:
+        self._grown.asked(seen.uid, write)
+        result = await self._asked(write, seen)
+        self._grown.answered(seen.uid, write, result.outcome)
+        return result
+
+    async def _asked(self, write: SetReplicaCount, seen: VolumeSeen) -> Result:
         try:
             answer = await self._client.set_replica_count(seen.uid, write.replica_count)
         except RestError as error:

@@ -27,8 +27,9 @@ from migrator.backends.rest.client import RestClient
 from migrator.backends.rest.facts import pool_of, volume_seen
 from migrator.backends.rest.placements import RestCopy
 from migrator.backends.rest.pulling import MayWrite, Puller
-from migrator.backends.rest.survey import Names, Ours, Survey, Surveyor
+from migrator.backends.rest.survey import LatelyGrown, Names, Ours, Survey, Surveyor
 from migrator.backends.rest.takeover import Clearing
+from migrator.core.growing import Growing
 from migrator.core.model import ReleaseLevers, RestSeen, SetReplicaCount, VolumeSeen
 from migrator.core.refusals import Subject, of_person
 from migrator.core.steering.abilities import Abilities, Ability, Marks, abilities_of
@@ -65,6 +66,7 @@ class RestBackend:
         resource_labels: Callable[[], Mapping[str, Mapping[str, str]]] = dict,
         levers: Callable[[], Iterable[Lever]] = tuple,
         left_behind: Callable[[], Iterable[Lever]] = tuple,
+        growing: Callable[[], Iterable[Growing]] = tuple,
         off: Callable[[], frozenset[Ability]] = frozenset,
         may_write: MayWrite = lambda: False,
     ) -> None:
@@ -73,8 +75,9 @@ class RestBackend:
         this, if ever. `lease_seconds`: so long a leader before may still write. `lever_seconds`: so long levers are
         pulled at the most. `resource_labels`: labels of DiskPool resources by pool, as far as they can be read.
         `levers`: those of migrations under way that may be pulled now, on any leader; say so by `levers_changed` when
-        they are others. `left_behind`: those of ended migrations that may still be pulled. `off`: what is not to be
-        relied upon in this cluster. `may_write`: whether the lease is surely ours; asked before each write.
+        they are others. `left_behind`: those of ended migrations that may still be pulled. `growing`: volumes to which
+        migrations under way have given a replica. `off`: what is not to be relied upon in this cluster. `may_write`:
+        whether the lease is surely ours; asked before each write.
         """
         self._client = client
         self._clock = clock
@@ -99,12 +102,16 @@ class RestBackend:
         self._cluster: RestCluster | None = None
         """The copy without levers of ours; None: they, or the copy, may be others by now."""
         self._ours = Ours(clock, levers, lambda: self._actor.pulled)
-        surveyor = Surveyor(client, names, self._ours, clock, lambda: self._copy.cluster)
+        grown = self._grown = LatelyGrown(clock)
+        surveyor = Surveyor(
+            client, names, self._ours, clock, lambda: self._copy.cluster, lambda: (*growing(), *grown())
+        )
         puller = Puller(client, surveyor, clock=clock, rng=rng, log=log)
         self._actor = Actor(
             client,
             surveyor,
             puller,
+            grown,
             clock=clock,
             log=log,
             abilities=lambda: self.abilities,
@@ -198,6 +205,7 @@ class RestBackend:
     def _after_round(self) -> None:
         self._cluster = None
         self._ours.forget(self._copy.began - FADING_SECONDS)
+        self._grown.forget(self._copy.began - self._cache_seconds)
         self._show()
         self._judge()
 

@@ -19,6 +19,8 @@ from migrator.backends.rest import shapes
 from migrator.backends.rest.answers import Meaning, RestError
 from migrator.backends.rest.client import RestClient
 from migrator.backends.rest.facts import NexusIndex, rest_node, rest_pool, rest_volume
+from migrator.core.growing import Growing, with_growing
+from migrator.core.model import Outcome, Purpose, SetReplicaCount
 from migrator.core.steering.cluster import RestCluster, RestNode, RestPool, RestVolume
 from migrator.core.steering.levers import Lever, without
 
@@ -69,6 +71,34 @@ class Ours:
         self._gone = {lever: since for lever, since in self._gone.items() if since >= before}
 
 
+class LatelyGrown:
+    """Volumes that this process has given a replica, of which neither the copy nor a journal need tell yet."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._grown: dict[str, tuple[Growing, float]] = {}
+
+    def __call__(self) -> tuple[Growing, ...]:
+        return tuple(growing for growing, _ in self._grown.values())
+
+    def asked(self, volume: str, write: SetReplicaCount) -> None:
+        """A call is about to be made; whether it ever will be known what came of it is not known."""
+        if write.purpose is Purpose.SCALE_UP:
+            growing = Growing(volume, write.replica_count, write.concerns)
+            self._grown[volume] = growing, self._clock.monotonic()
+
+    def answered(self, volume: str, write: SetReplicaCount, outcome: Outcome) -> None:
+        """A call was answered, or given up."""
+        done = outcome in {Outcome.DONE, Outcome.ALTERED}
+        grown = done or outcome is Outcome.UNKNOWN if write.purpose is Purpose.SCALE_UP else not done
+        if not grown:
+            self._grown.pop(volume, None)
+
+    def forget(self, before: float) -> None:
+        """Whoever was asked earlier than this, by the clock's monotonic time, is in the copy as it is by now."""
+        self._grown = {volume: found for volume, found in self._grown.items() if found[1] >= before}
+
+
 @dataclass(frozen=True, slots=True)
 class Things:
     """All pools and nodes."""
@@ -84,7 +114,7 @@ class Survey:
     volume: RestVolume | None
     """None: there is no such volume."""
     cluster: RestCluster
-    """With the volume as it was read; the other volumes are those of the copy."""
+    """With the volume as it was read; the other volumes are those of the copy, and what is known better of ours."""
     as_read: RestCluster
     """With the levers that are pulled."""
     published: bool = False
@@ -95,14 +125,21 @@ class Surveyor:
     """Looks."""
 
     def __init__(
-        self, client: RestClient, names: Names, ours: Ours, clock: Clock, known: Callable[[], RestCluster]
+        self,
+        client: RestClient,
+        names: Names,
+        ours: Ours,
+        clock: Clock,
+        known: Callable[[], RestCluster],
+        growing: Callable[[], Iterable[Growing]],
     ) -> None:
-        """`known`: the copy, with the levers that are pulled."""
+        """`known`: the copy, with the levers that are pulled. `growing`: volumes of which it may not know enough."""
         self._client = client
         self._names = names
         self._ours = ours
         self._clock = clock
         self._known = known
+        self._growing = growing
 
     async def look(self, name: str) -> Survey:
         """Look at a volume, by its PersistentVolume's name, and at what is around it. Raises BackendError."""
@@ -125,6 +162,7 @@ class Surveyor:
             (rest_pool(pool) for pool in pools.result()),
             (rest_node(node) for node in nodes.result()),
         )
+        whole = with_growing(whole, self._growing())
         published = volume is not None and volume.state.target is not None
         return Survey(fresh, without(whole, self._ours.at(began)), whole, published)
 
