@@ -13,14 +13,13 @@ from typing import Any, Final
 
 import msgspec
 
-from common.kube.api import PERSISTENT_VOLUMES, VOLUME_MIGRATIONS, KubeApi, Resource
+from common.kube.api import PERSISTENT_VOLUMES, VOLUME_MIGRATIONS, KubeApi
 from common.resources.meta import LAST_MIGRATION, MOVE_MEMORY
 from common.resources.migration import MigrationState, VolumeMigration
 from sandbox.demo.eyes import Look, read_all
 from sandbox.demo.snapshot import SeenStorage, SeenVolume
 from sandbox.world.driver import DISK_POOLS, MAYASTOR_VOLUMES
 
-NODES: Final = Resource("", "v1", "nodes", "Node")
 REMEMBERED: Final = frozenset({LAST_MIGRATION, MOVE_MEMORY})
 """The annotations that a move is to leave."""
 
@@ -36,7 +35,7 @@ class Standing:
 
 async def standing(api: KubeApi, look: Look, *, of_resources: bool) -> Standing:
     """Read everything; `of_resources`: there are MayastorVolumes. Raises KubeError."""
-    kinds = (PERSISTENT_VOLUMES, DISK_POOLS, NODES, *([MAYASTOR_VOLUMES] if of_resources else []))
+    kinds = (PERSISTENT_VOLUMES, DISK_POOLS, *([MAYASTOR_VOLUMES] if of_resources else []))
     objects: dict[str, Any] = {}
     for kind in kinds:
         namespace = "mayastor" if kind.namespaced else None
