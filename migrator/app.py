@@ -132,6 +132,7 @@ class Migrator:
             can=lambda: self.backend.capabilities.can_migrate,
             levers=lambda: len(self._held.active),
             left_behind=lambda: len(self._held.left_behind),
+            stray_labels=lambda: self._rest.backend.stray_labels if self._rest is not None else 0,
         )
         self._tasks: list[asyncio.Task[None]] = []
         self.broken = asyncio.Event()

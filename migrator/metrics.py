@@ -61,6 +61,11 @@ class MigratorMetrics:
             ("migration",),
             registry=registry,
         )
+        self._stray_labels = Gauge(
+            "couchestor_migrator_stray_labels",
+            "Labels of ours on pools of which no migration tells what they were before: a person has to set them",
+            registry=registry,
+        )
         self._can = Gauge(
             "couchestor_migrator_can_migrate", "1 if the Mayastor at hand can be migrated on, else 0", registry=registry
         )
@@ -72,8 +77,10 @@ class MigratorMetrics:
         can: Callable[[], bool],
         levers: Callable[[], int],
         left_behind: Callable[[], int],
+        stray_labels: Callable[[], int],
     ) -> None:
         """Read these at each scrape; levers are those of migrations under way, and those left behind by ended ones."""
+        self._stray_labels.set_function(stray_labels)
         self._levers.labels("active").set_function(levers)
         self._levers.labels("ended").set_function(left_behind)
         self._active.set_function(active)

@@ -232,8 +232,8 @@ def a_desk(cluster: RestCluster, **settings: Any) -> Desk:
         client,
         clock=cluster.clock,
         rng=random.Random(1),
-        log=QUIET,
         **{
+            "log": QUIET,
             "names": NAMES,
             "cache_seconds": CACHE,
             "operation_seconds": 15.0,

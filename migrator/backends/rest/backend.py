@@ -27,6 +27,7 @@ from migrator.backends.rest.client import RestClient
 from migrator.backends.rest.facts import pool_of, volume_seen
 from migrator.backends.rest.placements import RestCopy
 from migrator.backends.rest.pulling import MayWrite, Puller
+from migrator.backends.rest.stray_labels import StrayLabels
 from migrator.backends.rest.survey import LatelyGrown, Names, Ours, Survey, Surveyor
 from migrator.backends.rest.takeover import Clearing
 from migrator.core.growing import Growing
@@ -87,6 +88,9 @@ class RestBackend:
         self._cache_seconds = cache_seconds
         self._resource_labels = resource_labels
         self._off = off
+        self._may_write = may_write
+        self._left_behind = left_behind
+        self._stray_labels = StrayLabels(log)
         self._listeners: list[Listener] = []
         self._copy = RestCopy(client, cache_seconds=cache_seconds, clock=clock, rng=rng, log=log)
         self._capabilities = Capabilities(
@@ -170,6 +174,11 @@ class RestBackend:
         return self._marks
 
     @property
+    def stray_labels(self) -> int:
+        """How many labels of pools are ours and in no journal; 0 where we do not lead."""
+        return len(self._stray_labels)
+
+    @property
     def cluster(self) -> RestCluster:
         """The copy as steering looks at it, without levers of ours."""
         if self._cluster is None:
@@ -208,6 +217,15 @@ class RestBackend:
         self._grown.forget(self._copy.began - self._cache_seconds)
         self._show()
         self._judge()
+        self._find_stray_labels()
+
+    def _find_stray_labels(self) -> None:
+        """Whoever leads has read all journals."""
+        if self._may_write():
+            known = (*self._ours.at(self._copy.began), *self._left_behind())
+            self._stray_labels.look(self._copy.now.pools, known)
+        else:
+            self._stray_labels.forget()
 
     def _show(self) -> None:
         """Bring what is shown up to the copy; tell of that alone which differs."""
