@@ -139,11 +139,11 @@ class Running:
 
 
 @asynccontextmanager
-async def serving(**settings: Any) -> AsyncIterator[Running]:
+async def serving(*, idempotent: tuple[str, ...] = IDEMPOTENT, **settings: Any) -> AsyncIterator[Running]:
     running = Running(**settings)
     async with (
         running.server,
-        open_channel(f"127.0.0.1:{running.server.port}", service=SERVICE, idempotent=IDEMPOTENT) as channel,
+        open_channel(f"127.0.0.1:{running.server.port}", service=SERVICE, idempotent=idempotent) as channel,
     ):
         running.channel = channel
         yield running
@@ -342,6 +342,12 @@ async def test_reflection_lists_the_services() -> None:
         assert {SERVICE, "grpc.health.v1.Health"} <= names
 
 
+@pytest.fixture
+def _streams_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.rpc.server.STREAM_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("_streams_end_soon")
 async def test_at_a_shutdown_calls_under_way_end_well_and_health_says_so_first() -> None:
     async with serving() as running:
         stub: Any = health_pb2_grpc.HealthStub(running.channel)
@@ -357,6 +363,7 @@ async def test_at_a_shutdown_calls_under_way_end_well_and_health_says_so_first()
         await asyncio.wait_for(leaving, DEADLINE)
 
 
+@pytest.mark.usefixtures("_streams_end_soon")
 async def test_at_a_shutdown_a_stream_without_end_is_ended_and_may_be_opened_elsewhere() -> None:
     async with serving(drain_seconds=60.0) as running:
         stream = running.stream_of("slow")
@@ -373,7 +380,7 @@ async def test_at_a_shutdown_a_stream_without_end_is_ended_and_may_be_opened_els
 
 
 async def test_at_a_shutdown_a_call_that_takes_too_long_is_cut_off() -> None:
-    async with serving(drain_seconds=0.1) as running:
+    async with serving(drain_seconds=0.1, idempotent=()) as running:  # nor is it tried again where nobody listens
         call = asyncio.ensure_future(running.get("slow"))
         await asyncio.wait_for(running.scorer.started.wait(), DEADLINE)
         async with asyncio.timeout(DEADLINE):

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from common.config import Addr, CommonSettings, LogLevel, parse_addr, parse_settings, parse_target, setting
@@ -222,6 +223,7 @@ def test_the_name_of_a_namespace(text: str) -> None:
 
 
 @given(st.integers(min_value=0, max_value=10**9))
+@hypothesis_settings(max_examples=25)
 def test_every_whole_number_comes_through_flag_and_environment_alike(number: int) -> None:
     assert settings("--max-moves", str(number)) == settings(environ={"MAX_MOVES": str(number)})
     assert settings("--max-moves", str(number)).max_moves == number
