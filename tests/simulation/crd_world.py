@@ -257,6 +257,9 @@ class CrdWorld(World):
         self._edit(name, {"spec": {"numReplicas": count}})
 
     def edit_topology(self, name: str, topology: Mapping[str, Any] | None) -> None:
+        known = self._resources.get(name)
+        if known is not None and known.spec.topology == topology:
+            return  # it shows nowhere that somebody wanted what is there
         self._edit(name, {"spec": {"topology": None}})
         if topology is not None:
             self._edit(name, {"spec": {"topology": topology}})

@@ -306,7 +306,7 @@ class Witness:
         if uuid in fact.usable and course is not None:
             self._check_choice(name, course, down, before, uuid)
         since = down.issue.intent_at
-        staying = fact.uuids - down.gone
+        staying = fact.uuids - down.gone - self._to_go(course, down, before)
         shown = [
             read for read in down.issue.reads if read.sent >= since and all(read.synced.get(stays) for stays in staying)
         ]
@@ -318,6 +318,16 @@ class Witness:
                 f"{label}: {name} lost {fact.pool_of(uuid)} although no two fresh reads since {since:.3f} s showed "
                 f"{', '.join(sorted(fact.pool_of(stays) for stays in staying))} Synced",
             )
+
+    def _to_go(self, course: Course | None, down: Down, before: VolumeFact) -> frozenset[str]:
+        """Name what else is to go, and need not be Synced: other sources, or other new replicas; not where (rest) the
+        moves go one after another."""
+        if course is None or self._backend != "crd":
+            return frozenset()
+        fact, sources = down.fact, {source for source, _ in course.moves}
+        if down.issue.intent.get("purpose") == "ScaleDown":
+            return frozenset(uuid for uuid in fact.uuids & before.uuids if fact.pool_of(uuid) in sources)
+        return fact.uuids - before.uuids if down.issue.intent.get("purpose") == "RemoveNew" else frozenset()
 
     def _check_choice(self, name: str, course: Course, down: Down, before: VolumeFact, uuid: str) -> None:
         """A healthy replica went: was it one that should?"""
