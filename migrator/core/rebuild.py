@@ -26,14 +26,24 @@ RESTARTED: Final = 0.05
 """Progress that falls by more than this has begun anew (the volume's target moved)."""
 
 
-def observe(known: Rebuild | None, replica: Replica | None, elapsed: float, *, targets_well: bool) -> Rebuild | None:
-    """Take in what one read shows of the newest replica; None as long as there is nothing to tell."""
+def observe(
+    known: Rebuild | None, replica: Replica | None, elapsed: float, *, targets_well: bool, at_rest: bool = False
+) -> Rebuild | None:
+    """
+    Take in what one read shows of the newest replica; None as long as there is nothing to tell.
+
+    While a volume is not published no copy need go on: it is `at_rest`, and that time does not count as a stall.
+    """
     troubled = not targets_well or (replica is not None and replica.health is ReplicaHealth.FAULTED)
     if known is None and replica is None and not troubled:
         return None
     known = known or Rebuild(seen_seconds=elapsed)
     since = known.trouble_seconds
     known = replace(known, trouble_seconds=None if not troubled else elapsed if since is None else since)
+    if at_rest and known.progress_seconds is not None:
+        return replace(
+            known, seen_seconds=elapsed - (known.progress_seconds - known.seen_seconds), progress_seconds=elapsed
+        )
     if replica is None or replica.synced or replica.rebuild_progress is None:
         return known
     return _grown(known, replica.rebuild_progress, elapsed)

@@ -32,7 +32,7 @@ from migrator.core.model import (
     Wait,
 )
 from migrator.core.rollback import back, forward_again, must_go_forward
-from migrator.core.situation import how_far, left_behind, strangers, unready, way
+from migrator.core.situation import UNPUBLISHED, how_far, left_behind, strangers, unready, way
 from migrator.core.steered import steering_of
 from migrator.core.view import View
 
@@ -83,7 +83,8 @@ def _observe(view: View) -> View:
     arrived = view.arrived
     current = next((replica for replica in arrived if replica.pool == view.asked_pools[-1]), None)
     well = not _offline(view) and all(replica == current for replica in _faulted(view))
-    seen = rebuild.observe(view.status.rebuild, current, round(view.now.elapsed, 3), targets_well=well)
+    elapsed, at_rest = round(view.now.elapsed, 3), view.volume.published is False
+    seen = rebuild.observe(view.status.rebuild, current, elapsed, targets_well=well, at_rest=at_rest)
     if seen is not None and seen != view.status.rebuild:
         view = view.noting(rebuild=seen)
     known = {record.pool for record in view.new_replicas}
@@ -125,6 +126,8 @@ def _turn(view: View) -> View:
     why = _why_back(view)
     if why is None:
         return view
+    if why[0] is Reason.TIMED_OUT and view.volume.published is False:
+        return view.turned(Heading.LEAVE, Reason.REPLICA_LEFT, f"{why[1]}; {UNPUBLISHED}{left_behind(view)}")
     if view.course is not None and must_go_forward(view):
         return view.turned(Heading.LEAVE, Reason.REPLICA_LEFT, f"{why[1]}, and no way back{left_behind(view)}")
     return view.turned(Heading.BACK, *why)
