@@ -202,7 +202,10 @@ def remove_source(view: View) -> Decision:
     """Ask for one replica less, with the levers with which the source is the one."""
     if view.original is None:
         raise ValueError(f"{view.record.metadata.name}: scales down what it never looked at")
-    plan, state = _removal(view), MigrationState.SCALING_DOWN
+    state = MigrationState.SCALING_DOWN
+    if not view.sources:
+        return view.wait(Reason.WAITING_FOR_SECOND_READ, "the source is not there", view.settings.read_gap_seconds)
+    plan = _removal(view)
     if isinstance(plan, Refusal):
         return view.wait(plan.reason, plan.detail, state=view.state if view.state is state else None)
     source, count = view.sources[0], view.original.replica_count

@@ -47,6 +47,7 @@ from migrator.records import record_body, record_name
 from sandbox.fronts.mayastor_rest.app import MayastorRestFront, NoAnswerError, encode, front_settings
 from sandbox.fronts.mayastor_rest.contract import validate_exchange
 from sandbox.fronts.mayastor_rest.requests import JSON, Request
+from sandbox.world.control.counts import drop
 from sandbox.world.direct import DirectKubeApi
 from sandbox.world.kinds import CRDS
 from sandbox.world.storage import Copy, SimPool, SimReplica, SimVolume
@@ -107,6 +108,8 @@ class Writes:
     sent: list[str] = field(default_factory=list)
     dies_at: int = -1
     after: bool = False
+    on_write: Callable[[str], object] = lambda _what: None
+    """Is told of each when it has taken effect."""
 
     async def send(self, process: Process, what: str, act: Callable[[], Awaitable[Any]]) -> Any:
         index = len(self.sent)
@@ -114,6 +117,7 @@ class Writes:
         if index == self.dies_at and not self.after:
             await die(process)
         answer = await act()
+        self.on_write(what)
         if index == self.dies_at and self.after:
             await die(process)
         return answer
@@ -365,6 +369,12 @@ class Scene:
         for volume in plane.storage.volumes.values():
             if not any(replica.copy is Copy.COMPLETE for replica in volume.replicas):
                 self.problems.append(f"the last complete copy of {volume.name} is gone")
+
+    def lose_replica(self, pool: str, uuid: str = UUID) -> None:
+        """The control plane disowns the replica on a pool."""
+        volume = self.front.volumes[uuid]
+        replica = next(each for each in volume.replicas if each.pool == pool)
+        self.front.api.change(lambda plane: drop(plane, volume, replica)[0])
 
     def pools_of(self, uuid: str = UUID) -> list[str]:
         return sorted(replica.pool for replica in self.front.volumes[uuid].replicas)

@@ -323,3 +323,59 @@ def test_a_kept_replica_that_goes_instead_parks_the_volume() -> None:
         assert scene.off == {Ability.GO_NODE_CORDON}
 
     told(story)
+
+
+def test_a_source_that_is_lost_when_the_copy_is_complete_ends_it() -> None:
+    async def story(loop: VirtualLoop) -> None:
+        scene = Scene(loop, replace(a_volume(target_node="node-3"), self_heal=False))
+        lost: list[bool] = []
+
+        async def happening(scene: Scene, record: VolumeMigration) -> None:
+            if record.status.state is DOWN and not lost:
+                lost.append(True)
+                scene.lose_replica("sata-1")
+
+        scene.happening = happening
+        name = await scene.admit()
+        assert await scene.live(name)
+        record = await scene.record(name)
+        assert (record.status.state, record.status.reason) == (MigrationState.FAILED, Reason.ORIGINAL_LOST)
+        assert scene.pools_of() == ["nvme-3"]
+        scene.nothing_left()
+
+    told(story)
+
+
+def test_nothing_is_removed_of_a_volume_that_lost_a_replica_that_was_to_stay() -> None:
+    async def story(loop: VirtualLoop) -> None:
+        scene = Scene(loop, replace(a_volume(("sata-1", "sata-2"), target_node="node-3"), self_heal=False))
+        lost: list[bool] = []
+
+        async def happening(scene: Scene, record: VolumeMigration) -> None:
+            if record.status.state is DOWN and not lost:
+                lost.append(True)
+                scene.lose_replica("sata-2")
+
+        scene.happening = happening
+        name = await scene.admit(("sata-1", "nvme-3"))
+        assert await scene.live(name)
+        record = await scene.record(name)
+        assert (record.status.state, record.status.reason) == (MigrationState.FAILED, Reason.ORIGINAL_LOST)
+        assert scene.pools_of() == ["nvme-3", "sata-1"]
+
+    told(story)
+
+
+def test_a_snapshot_made_while_levers_are_pulled_stays_with_its_replica() -> None:
+    async def story(loop: VirtualLoop) -> None:
+        scene = Scene(loop)
+
+        def made(scene: Scene) -> None:
+            scene.front.describe_volume(UUID, lambda entry: replace(entry, snapshots=1))
+
+        scene.writes.on_write = lambda what: made(scene) if "PUT nodes/node-1/cordon" in what else None
+        name = await scene.admit()
+        assert await scene.live(name)
+        await scene.ended(name, Reason.HAS_SNAPSHOTS, pools=["sata-1"])
+
+    told(story)

@@ -245,6 +245,8 @@ class Actor:
         change = 1 if write.purpose is Purpose.SCALE_UP else -1
         if volume.replica_count + change != write.replica_count:
             return f"{volume.replica_count} replicas are wanted, not {write.replica_count - change}"
+        if write.purpose is Purpose.SCALE_DOWN and volume.snapshots:
+            return "a snapshot was made, which would go with the source"
         lacking = missing(survey.as_read, levers)
         if lacking:
             return f"not seen pulled: {named(lacking)}"

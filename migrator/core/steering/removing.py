@@ -95,7 +95,7 @@ def plan_reverse(
         if isinstance(as_synced, LeverSet):
             return as_synced
     removal = _Removal(cluster, volume, replica)
-    for check in (_published, _single_nexus, _stays_enough, _stays_synced):
+    for check in (_published, _single_nexus, _all_there, _stays_enough, _stays_synced):
         refusal = check(removal)
         if refusal is not None:
             return refusal
@@ -183,6 +183,12 @@ def _single_nexus(removal: _Removal) -> Refusal | None:
     )
 
 
+def _all_there(removal: _Removal) -> Refusal | None:
+    """Nothing is taken of a volume that lacks a replica: the one that is to go may be the one that is missed."""
+    have, want = len(removal.volume.replicas), removal.volume.replica_count
+    return None if have == want else Refusal(Reason.VOLUME_UNHEALTHY, f"{have} replicas where {want} are wanted")
+
+
 def _stays_enough(removal: _Removal) -> Refusal | None:
     left = len(removal.stays)
     if left >= 1 and not (left == 1 and removal.volume.affinity_group is not None):
@@ -223,6 +229,7 @@ def _stays_uncordoned(removal: _Removal) -> Refusal | None:
 _BEFORE_REMOVAL: Final[tuple[Callable[[_Removal], Refusal | None], ...]] = (
     _published,
     _single_nexus,
+    _all_there,
     _stays_enough,
     _stays_synced,
     _goes_synced,
