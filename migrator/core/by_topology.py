@@ -214,6 +214,8 @@ def _unfit_to_lose_source(view: View) -> str | None:
     staying, going = view.pools_of((*view.arrived, *view.kept)), view.pools_of(view.sources)
     if not labels.separates(view.volume.spec.topology, staying, going):
         return "the topology does not tell the source from the replicas that stay"
+    if view.lost_originals and not view.removed:
+        return f"the replica on {view.lost_originals[0].pool} is gone"
     return unready(view)
 
 
