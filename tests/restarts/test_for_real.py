@@ -103,21 +103,26 @@ def crd_pools() -> Iterator[SimPool]:
 
 
 def rest_volumes() -> Iterator[DemoVolume]:
-    for n in range(6):
-        fleet = "ab"[n % 2]
-        yield moves(f"pvc-hot-{n}", f"cold-{fleet}{n // 2 % 2 + 1}", to=Tier.HOT, topology={"fleet": fleet})
-    for n in range(2):
-        yield moves(f"pvc-cold-{n}", f"hot-{'ab'[n]}{n + 1}", to=Tier.COLD, topology={"fleet": "ab"[n]})
-    yield moves("pvc-two", "cold-a1", "cold-a2", to=Tier.HOT, topology={"fleet": "a"})
+    for n, pool in enumerate(("cold-a1", "cold-b1", "cold-a2", "cold-b2", "cold-a3", "cold-b1")):
+        yield moves(f"pvc-hot-{n}", pool, to=Tier.HOT, topology={"fleet": pool[-2]})
+    for n, pool in enumerate(("hot-a1", "hot-b2")):
+        yield moves(f"pvc-cold-{n}", pool, to=Tier.COLD, topology={"fleet": pool[-2]})
+    yield moves("pvc-two", "cold-a3", "cold-a4", to=Tier.HOT, topology={"fleet": "a"})
     yield moves("pvc-failing", "cold-b1", to=Tier.HOT, topology={"fleet": "b"}, failing=True)
 
 
 def rest_pools() -> Iterator[SimPool]:
-    """Two fleets, apart from each other: what steers one volume closes nothing of the other fleet's."""
-    for number, fleet in enumerate("ab"):
-        for n in (1, 2):
-            yield a_pool(f"cold-{fleet}{n}", f"node-{4 * number + n}", Tier.COLD, 4000, fleet=fleet)
-            yield a_pool(f"hot-{fleet}{n}", f"node-{4 * number + n + 2}", Tier.HOT, 2000, fleet=fleet)
+    """
+    Two fleets, apart from each other: what steers a volume closes nothing of the other fleet's.
+
+    One has pools of both tiers on a node, so that it takes more than closing nodes to leave Mayastor no choice.
+    """
+    for n in range(1, 5):
+        yield a_pool(f"cold-a{n}", f"node-{n}", Tier.COLD, 4000, fleet="a")
+    for n in (1, 2):
+        yield a_pool(f"hot-a{n}", f"node-{n}", Tier.HOT, 2000, fleet="a")
+        yield a_pool(f"cold-b{n}", f"node-{n + 4}", Tier.COLD, 4000, fleet="b")
+        yield a_pool(f"hot-b{n}", f"node-{n + 6}", Tier.HOT, 2000, fleet="b")
 
 
 SPEC: Final = {**POLICIES[POLICY], "samplingWindow": "2s", "maxConcurrentMigrations": 6}
