@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from typing import Final
 
 from couchestor.migrator.v1 import migrator_pb2_grpc
 from prometheus_client import CollectorRegistry
@@ -34,6 +35,9 @@ from migrator.metrics import MigratorMetrics
 from migrator.rest_parts import check_url, open_rest
 from migrator.servicer import SERVICE, MigratorServicer
 from migrator.starting import Limits
+
+MAX_LEVER_SECONDS: Final = 60.0
+"""Nodes are not closed to everybody for longer, whoever asks for it."""
 
 
 class BackendChoice(StrEnum):
@@ -69,7 +73,7 @@ class Settings(CommonSettings):
     mayastor_token_file: str = setting("", "file with the JWT for the REST API; read again when it changes")
     mayastor_ca_file: str = setting("", "file with the certificate authorities (PEM) that the REST API is checked by")
     mayastor_cache_seconds: float = setting(
-        30.0, "how old the REST API's answers may be; as long as Mayastor's own cache period, or longer"
+        30.0, "how old the REST API's answers may be; as long as Mayastor's own cache period, or longer", minimum=0.01
     )
     mayastor_operation_seconds: float = setting(
         15.0, "deadline of one call of the REST API, after which it takes effect no more", minimum=0.1
@@ -97,6 +101,8 @@ class Settings(CommonSettings):
                 f"lease times: duration {self.lease_duration_seconds:g} s, renewal {self.lease_renew_seconds:g} s and "
                 f"retry {self.lease_retry_seconds:g} s must each be longer than the next"
             )
+        if self.lever_seconds > MAX_LEVER_SECONDS:
+            raise ValueError(f"--lever-seconds: {self.lever_seconds:g} is more than {MAX_LEVER_SECONDS:g}")
         if self.mayastor_rest_url:
             try:
                 check_url(self.mayastor_rest_url)

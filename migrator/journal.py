@@ -38,12 +38,17 @@ from migrator.core.model import (
     End,
     FenceVolume,
     Noted,
+    ReleaseLevers,
     Seen,
+    SetReplicaCount,
+    SwitchOff,
     Wait,
     encode_write,
 )
 
 _migration = msgspec.json.Decoder(VolumeMigration)
+IDEMPOTENT = (FenceVolume, AnnotatePv, ReleaseLevers, SwitchOff)
+"""Writes of which one that comes late does no more than the one after it."""
 _DETAIL = 1_000
 """Characters of a detail that are kept: a message of an API server can be long."""
 
@@ -279,8 +284,10 @@ def _without_retried(status: MigrationStatus, history: History, decision: Do) ->
     last = history.last_like(decision.write)
     if last is None or last.fate is Fate.DONE:
         return status, history.next_number, 0
-    if last.fate is Fate.UNSURE and not isinstance(last.write, (FenceVolume, AnnotatePv)):
+    if last.fate is Fate.UNSURE and not isinstance(last.write, IDEMPOTENT):
         return status, history.next_number, 0
+    if last.doubted and isinstance(last.write, SetReplicaCount):
+        return status, history.next_number, 0  # it may take effect late, and then must be known for ours
     if last.tries == 1 and last.outcome is not None:
         return status, history.next_number, last.tries  # the first failure stays on record, with all that followed
     since = [intent for intent in history.intents if intent.number > last.number]

@@ -68,7 +68,11 @@ def check_url(url: str) -> None:
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
-    if not usable or parts.query or parts.fragment or parts.username:
+    if parts.username or parts.password:
+        raise ValueError("a user and a password have no place in the URL: use --mayastor-token-file")
+    if parts.path.rstrip("/").endswith("/v0"):
+        raise ValueError(f"{url!r} ends in /v0, which is added by itself: leave it out")
+    if not usable or parts.query or parts.fragment:
         raise ValueError(f"{url!r} is not the URL of a REST API: write it like http://host:8081 or https://host:8080")
 
 

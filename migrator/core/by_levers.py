@@ -135,13 +135,14 @@ def _agree(view: View) -> bool:
 
 def _late(view: View) -> Decision | None:
     """A call that was given up did happen after all: go on from there, as if it had been answered."""
-    last = next((i for i in reversed(view.whole.intents) if isinstance(i.write, SetReplicaCount)), None)
     held = view.held
-    if last is None or last.outcome is not Outcome.CONFLICT or held is None or not last.doubted:
+    if held is None or view.volume.spec.replica_count == held.replica_count:
         return None
-    if view.volume.spec.replica_count == held.replica_count or not _has_count(view, last):
+    given_up = (i for i in reversed(view.whole.intents) if i.doubted and i.outcome is Outcome.CONFLICT)
+    late = next((i for i in given_up if isinstance(i.write, SetReplicaCount) and _has_count(view, i)), None)
+    if late is None:
         return None
-    return Conclude(last.number, Outcome.DONE, view.volume.spec, view.state, "it took effect late")
+    return Conclude(late.number, Outcome.DONE, view.volume.spec, view.state, "it took effect late")
 
 
 def foreign(view: View) -> tuple[Reason, str] | None:
@@ -169,6 +170,9 @@ def _elsewhere(view: View) -> bool:
 
 def why_back(view: View) -> tuple[Reason, str] | None:
     """Say why it cannot go on, for reasons of its own."""
+    up = view.history.done(Purpose.SCALE_UP)
+    if up is not None and up.outcome is Outcome.ALTERED:
+        return Reason.STEERING_INEFFECTIVE, f"the new replica is not where it was steered to: {up.detail}"
     if view.rest_volume.snapshots:
         return Reason.HAS_SNAPSHOTS, "a snapshot was made meanwhile, and snapshots do not follow a replica to its copy"
     if unready(view) is not None or not view.sources:

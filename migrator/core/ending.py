@@ -17,7 +17,7 @@ from common.reasons import Reason
 from common.resources.memory import MoveEnd, read_memory
 from common.resources.meta import MOVE_MEMORY, PARKED
 from common.resources.migration import Heading, MigrationState, VolumeMigration
-from migrator.core.history import Fate
+from migrator.core.history import Fate, Intent
 from migrator.core.model import (
     AnnotatePv,
     Conclude,
@@ -30,6 +30,7 @@ from migrator.core.model import (
     SwitchOff,
     end_state,
 )
+from migrator.core.situation import left_behind
 from migrator.core.view import View, ended
 
 MAX_TRIES = 5
@@ -112,8 +113,10 @@ def release(view: View, *, patiently: bool = True) -> Decision | None:
                 continue
             return view.wait(Reason.OUTCOME_UNKNOWN, "a lever may be pulled late", left, wakeable=False)
         last = view.whole.last_like(ReleaseLevers(levers))
-        if last is not None and last.outcome is Outcome.REFUSED and last.tries >= MAX_TRIES:
-            return _levers_left(view, last.detail)
+        if last is not None and last.fate is not Fate.DONE and last.tries >= MAX_TRIES:
+            in_vain = view.now.elapsed - intent.unsure_since >= view.settings.timeout_seconds
+            if in_vain or last.outcome is Outcome.REFUSED:
+                return _levers_left(view, last.detail)
         return view.do(ReleaseLevers(levers), detail=f"whatever is pulled of write {intent.number} is let go")
     return None
 
@@ -122,22 +125,34 @@ def _levers_left(view: View, detail: str) -> Decision | None:
     known, message = reason_of(view) if view.course is not None else (None, "stopped")
     if known is Reason.LEVERS_LEFT:
         return None
-    return finish(view, Reason.LEVERS_LEFT, f"{message}; a cordon or label of ours could not be taken off: {detail}")
+    told = f"{message}; a cordon or label of ours could not be taken off: {detail}{left_behind(view)}"
+    return finish(view, Reason.LEVERS_LEFT, told)
 
 
 def _switch_off(view: View) -> Decision | None:
     """What was relied upon and proved wrong is not relied upon again, by any migration."""
-    down = next((d for p in (Purpose.REMOVE_NEW, Purpose.SCALE_DOWN) if (d := view.history.done(p)) is not None), None)
     reason, _ = reason_of(view)
-    if reason not in {Reason.STEERING_INEFFECTIVE, Reason.WRONG_REPLICA_REMOVED} or down is None or down.doubted:
-        return None  # a call that took effect late may have done so when the levers were let go
-    if not isinstance(down.write, SetReplicaCount) or not down.write.relies_on:
+    if reason not in {Reason.STEERING_INEFFECTIVE, Reason.WRONG_REPLICA_REMOVED}:
         return None
-    write = SwitchOff(down.write.relies_on)
+    wrong = _went_wrong(view)
+    if wrong is None or wrong.doubted:
+        return None  # a call that took effect late may have done so when the levers were let go
+    if not isinstance(wrong.write, SetReplicaCount) or not wrong.write.relies_on:
+        return None
+    write = SwitchOff(wrong.write.relies_on)
     last = view.whole.last_like(write)
     if last is not None and (last.fate is Fate.DONE or (last.outcome is Outcome.REFUSED and last.tries >= MAX_TRIES)):
         return None
     return view.do(write, detail=f"not to be relied upon any more: {', '.join(write.abilities)}")
+
+
+def _went_wrong(view: View) -> Intent | None:
+    """Find the change of the count that came out otherwise than it was steered to."""
+    up = view.history.done(Purpose.SCALE_UP)
+    if up is not None and up.outcome is Outcome.ALTERED:
+        return up
+    removals = (view.history.done(purpose) for purpose in (Purpose.REMOVE_NEW, Purpose.SCALE_DOWN))
+    return next((removal for removal in removals if removal is not None), None)
 
 
 def _annotate(view: View) -> Decision | None:

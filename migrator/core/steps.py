@@ -49,6 +49,11 @@ def next_step(settings: AdmittedSettings, record: VolumeMigration, seen: Seen, n
     if _is_gone(view):
         message = f"volume {record.spec.pv_name} is gone, or about to be"
         return leave(view) if _leaving(view) else finish(view, Reason.VOLUME_GONE, message)
+    if _leaving(view) and view.course is not None and view.course.reason == Reason.JOURNAL_FULL:
+        return leave(view)
+    if not _leaving(view) and _full(view, RESERVED_STEPS // 2):
+        message = f"the journal is full, and what was not answered not settled{left_behind(view)}"
+        return finish(view, Reason.JOURNAL_FULL, message)
     unanswered = steering_of(view).answer_unsure(view)
     if unanswered is not None:
         return unanswered
@@ -106,7 +111,7 @@ def _turn(view: View) -> View:
     """Find whether it must change its course."""
     if _leaving(view):
         return view
-    if _full(view):
+    if _full(view, RESERVED_STEPS):
         return view.turned(Heading.LEAVE, Reason.JOURNAL_FULL, f"the journal is full{left_behind(view)}")
     if view.history.done(Purpose.SCALE_UP) is None:
         return view
@@ -133,10 +138,10 @@ def _turn(view: View) -> View:
     return view.turned(Heading.BACK, *why)
 
 
-def _full(view: View) -> bool:
+def _full(view: View, reserved: int) -> bool:
     steps = view.status.steps
     size = sum(200 + len(s.detail) + len(s.topology or "") + len(str(s.write or "")) for s in steps)
-    return len(steps) > MAX_STEPS - RESERVED_STEPS or size > MAX_JOURNAL_BYTES - RESERVED_BYTES
+    return len(steps) > MAX_STEPS - reserved or size > MAX_JOURNAL_BYTES - RESERVED_BYTES
 
 
 def _foreign(view: View) -> tuple[Reason, str] | None:

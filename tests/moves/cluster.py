@@ -109,6 +109,8 @@ class WatchedApi(DirectKubeApi):
     sent: list[Sent] = field(default_factory=list)
     before: Callable[[int, Sent], None] = lambda _index, _sent: None
     after: Callable[[int, Sent], None] = lambda _index, _sent: None
+    noticed: Callable[[], None] = lambda: None
+    """What goes on beside is done as soon as a write took effect, whatever becomes of its answer."""
 
     def __post_init__(self) -> None:
         DirectKubeApi.__init__(self, self.store)
@@ -118,6 +120,7 @@ class WatchedApi(DirectKubeApi):
         self.sent.append(sent)
         self.before(index, sent)
         answer = await act()
+        self.noticed()
         self.after(index, sent)
         return answer
 
@@ -207,6 +210,8 @@ class Cluster:
         self.sent: list[Sent] = []
         self.on_tick: list[Callable[[], Awaitable[None]]] = []
         """What else happens as time passes."""
+        self.on_write: list[Callable[[], None]] = []
+        """What else happens as soon as something was written."""
         self.processes = 0
         self.clock.on_tick = self._tick
 
@@ -214,6 +219,10 @@ class Cluster:
         await self.driver.tick()
         for happen in tuple(self.on_tick):
             await happen()
+
+    def _noticed(self) -> None:
+        for happen in tuple(self.on_write):
+            happen()
 
     async def install(self, *volumes: SimVolume, pools: tuple[SimPool, ...] = POOLS) -> None:
         await self.driver.install(pools, volumes)
@@ -253,7 +262,7 @@ class Cluster:
 
     def api(self, **disturbances: Any) -> WatchedApi:
         """Give a new process its API."""
-        return WatchedApi(self.store, self.sent, **disturbances)
+        return WatchedApi(self.store, self.sent, noticed=self._noticed, **disturbances)
 
     async def execute(self, name: str, api: WatchedApi) -> End:
         """Execute a migration as one process does, once; whatever goes wrong passes through."""

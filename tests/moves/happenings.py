@@ -21,7 +21,7 @@ from migrator.journal import decode_migration
 from sandbox.world.driver import MAYASTOR_VOLUMES
 from sandbox.world.mayastor import Faults
 from sandbox.world.storage import Copy, SimReplica
-from tests.moves.cluster import NAMESPACE, VOLUME, Cluster, Sent, WatchedApi
+from tests.moves.cluster import NAMESPACE, VOLUME, Cluster
 
 
 @dataclass
@@ -49,10 +49,10 @@ class Course:
         volume = self.cluster.driver.state.volumes.get(VOLUME)
         return {replica.pool for replica in volume.replicas} if volume is not None else set()
 
-    def meet(self, *happenings: Happening) -> WatchedApi:
-        """Let these happen; return the API that the migrator is to have."""
+    def meet(self, *happenings: Happening) -> None:
+        """Let these happen, each once."""
 
-        def look(_index: int = 0, _sent: Sent | None = None) -> None:
+        def look() -> None:
             for number, happening in enumerate(happenings):
                 if number not in self.done and happening.when(self):
                     self.done.add(number)
@@ -62,7 +62,7 @@ class Course:
             look()
 
         self.cluster.on_tick.append(tick)
-        return self.cluster.api(after=look)
+        self.cluster.on_write.append(look)
 
 
 Moment = Callable[[Course], bool]

@@ -101,6 +101,10 @@ def a_volume(
     )
 
 
+async def unmoved(_what: str) -> None:
+    """Nothing happens."""
+
+
 @dataclass
 class Writes:
     """All that a process sends, counted; the process may die just before or just after one of them."""
@@ -108,6 +112,8 @@ class Writes:
     sent: list[str] = field(default_factory=list)
     dies_at: int = -1
     after: bool = False
+    before_write: Callable[[str], Awaitable[object]] = unmoved
+    """Is waited for before each takes effect."""
     on_write: Callable[[str], object] = lambda _what: None
     """Is told of each when it has taken effect."""
 
@@ -116,6 +122,7 @@ class Writes:
         self.sent.append(what)
         if index == self.dies_at and not self.after:
             await die(process)
+        await self.before_write(what)
         answer = await act()
         self.on_write(what)
         if index == self.dies_at and self.after:

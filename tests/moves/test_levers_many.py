@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from unittest import mock
 
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from common.placement import Refusal
+from common.reasons import Reason
+from migrator.core.steering import adding
 from migrator.core.steering.abilities import Abilities
 from migrator.core.steering.adding import ground_of
 from migrator.core.steering.cluster import RestCluster, RestNode, RestVolume
@@ -86,6 +89,24 @@ def test_volumes_that_are_alike_share_an_answer_and_no_others_do(scene: Scene) -
     for each in (volume, *twins):
         assert refusals_of_targets(shared, each, scene.abilities) == one_by_one(shared, each, scene.abilities, {})
     assert refusals_of_volume(shared, volume) == refusals_of_volume(cluster, volume)
+
+
+@settings(max_examples=300, deadline=None)
+@given(scene=scenes(), most=st.integers(0, 7), off=st.sampled_from([-1, 0, 1]))
+def test_what_fits_to_the_byte_and_what_needs_one_lever_too_many_is_told_apart(
+    scene: Scene, most: int, off: int
+) -> None:
+    """One volume for each size that a pool has or has left, more or less a byte; all in one cluster."""
+    cluster = seen(scene.state)
+    volume = cluster.volumes[VOLUME]
+    sizes = {size + off for pool in cluster.pools.values() for size in (pool.free_bytes, pool.capacity_bytes)}
+    others = [replace(volume, uuid=f"of {size}", size_bytes=size) for size in sorted(sizes)]
+    found = RestCluster.of([*cluster.volumes.values(), *others], cluster.pools.values(), cluster.nodes.values())
+    with mock.patch.object(adding, "MAX_LEVERS", most):
+        for each in (volume, *others):
+            expected = one_by_one(found, each, scene.abilities, {})
+            assert refusals_of_targets(found, each, scene.abilities) == expected
+            event(f"too many levers: {any(refusal.reason is Reason.TOO_MANY_LEVERS for refusal in expected)}")
 
 
 @settings(max_examples=300, deadline=None)

@@ -14,11 +14,12 @@ from common.reasons import Reason
 from common.resources.migration import MigrationState, VolumeMigration
 from migrator.core.steering.abilities import Ability
 from sandbox.fronts.mayastor_rest.faults import Effect, Fault
+from sandbox.world.choosing import candidates
 from sandbox.world.control.plane import ControlSettings
 from sandbox.world.mayastor import Faults
-from sandbox.world.storage import SimVolume
+from sandbox.world.storage import SimPool, SimVolume, State
 from sandbox.world.versions import MayastorVersion
-from tests.moves.rest_moves import CACHE, OPERATION, UUID, Happening, Scene, a_volume, told
+from tests.moves.rest_moves import CACHE, OPERATION, POOLS, UUID, Happening, Scene, a_pool, a_volume, told
 from tests.simulation.loop import VirtualLoop
 
 SYNCING, DOWN = MigrationState.WAITING_SYNC, MigrationState.SCALING_DOWN
@@ -377,5 +378,64 @@ def test_a_snapshot_made_while_levers_are_pulled_stays_with_its_replica() -> Non
         name = await scene.admit()
         assert await scene.live(name)
         await scene.ended(name, Reason.HAS_SNAPSHOTS, pools=["sata-1"])
+
+    told(story)
+
+
+# --- found by trying to break it -------------------------------------------------------------------------------------
+
+
+def test_levers_that_cannot_be_let_go_end_it_while_there_is_room_to_say_so() -> None:
+    """Each try is refused by the data plane, for as long as anybody tries."""
+
+    async def story(loop: VirtualLoop) -> None:
+        scene = Scene(loop)
+        scene.front.inject(inject(Effect.LOST_BEFORE, r"nodes/node-\d/cordon", method="DELETE", times=10_000))
+        name = await scene.admit(timeout=120.0)
+        assert await scene.live(name)
+        record = await scene.record(name)
+        assert (record.status.state, record.status.reason) == (MigrationState.FAILED, Reason.LEVERS_LEFT)
+        assert len(record.status.steps) < 60
+        assert "replica added on nvme-3" in record.status.message
+
+    told(story)
+
+
+def test_a_replica_that_lands_elsewhere_costs_a_copy_and_is_not_steered_so_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A control plane that pays no heed to cordons of nodes, with the roomiest pool on one."""
+
+    def blind(state: State, volume: SimVolume) -> tuple[SimPool, ...]:
+        return candidates(replace(state, cordoned_nodes=frozenset()), volume)
+
+    monkeypatch.setattr("sandbox.world.control.counts.candidates", blind)
+
+    async def story(loop: VirtualLoop) -> None:
+        pools = (POOLS[0], a_pool("sata-2", "node-2", "cold", gib=900), POOLS[3])
+        scene = Scene(loop, pools=pools)
+        name = await scene.admit()
+        assert await scene.live(name)
+        await scene.ended(name, Reason.STEERING_INEFFECTIVE, pools=["sata-1"])
+        assert scene.off == {Ability.ADD_NODE_CORDON}
+
+    told(story)
+
+
+def test_a_replica_that_somebody_adds_at_the_same_moment_is_not_taken_for_ours() -> None:
+    async def story(loop: VirtualLoop) -> None:
+        scene = Scene(loop)
+
+        async def add(what: str) -> None:
+            if "replica_count/2" in what:
+                await scene.front.ask("PUT", f"/v0/volumes/{UUID}/replica_count/2")
+
+        scene.writes.before_write = add
+        name = await scene.admit()
+        assert await scene.live(name)
+        record = await scene.record(name)
+        assert record.status.reason == Reason.PLACEMENT_CHANGED
+        assert scene.front.volumes[UUID].replica_count == 2
+        scene.nothing_left()
 
     told(story)

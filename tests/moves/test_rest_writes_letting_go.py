@@ -169,7 +169,8 @@ async def test_it_clears_away_strays_of_ours_and_what_ended_migrations_left_and_
     desk.held.append(CORDON)
     desk.left.extend([LABEL, CLOSED])
     await desk.take_over()
-    assert desk.marks_left == {f"n2:{MARK}", "n2:couchestorm", "n3:maintenance"}
+    # A cordon of a pool has no owner: by now it may be somebody's.
+    assert desk.marks_left == {f"n2:{MARK}", "n2:couchestorm", "n3:maintenance", "p2:closed"}
     assert desk.labels("p1") == {"tier": "hot"}
     assert desk.labels("p3") == {}, "of which nothing was said"
 

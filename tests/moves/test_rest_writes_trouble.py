@@ -246,7 +246,7 @@ async def test_a_count_that_is_there_already_is_not_taken_for_ours() -> None:
     act = by_somebody(desk, "PUT", f"/volumes/{VOLUME}/replica_count/2")
     desk.client.before = once(f"volumes/{VOLUME}/replica_count", act)
     result = await desk.perform(write)
-    assert "ReplicaCountAchieved" in refused(result, Outcome.UNKNOWN)
+    assert "ReplicaCountAchieved" in refused(result, Outcome.CONFLICT)
     assert desk.marks_left == set()
 
 

@@ -28,6 +28,7 @@ from migrator.core.model import Outcome, Purpose, ReleaseLevers, SetReplicaCount
 from migrator.core.steering.abilities import Abilities
 from migrator.core.steering.adding import plan_add
 from migrator.core.steering.cluster import RestCluster, RestVolume
+from migrator.core.steering.feasibility import refusals_of_volume
 from migrator.core.steering.levers import Lever, LeverSet, in_place, missing, strays
 from migrator.core.steering.removing import plan_removal, plan_reverse
 
@@ -63,11 +64,14 @@ class Actor:
         may_write: MayWrite,
         held: Callable[[], Iterable[Lever]],
         lever_seconds: float,
+        copy_age: Callable[[], float],
+        oldest_copy: float,
         on_levers: Callable[[], object],
     ) -> None:
         """
         `held`: levers of migrations under way, as their journals have them. `lever_seconds`: so long levers are pulled
-        at the most, letting them go included. `on_levers` is called when `pulled` changes.
+        at the most, letting them go included. `copy_age`: seconds since all volumes were seen; if that was longer than
+        `oldest_copy` ago nothing is pulled. `on_levers` is called when `pulled` changes.
         """
         self._client = client
         self._surveyor = surveyor
@@ -79,6 +83,8 @@ class Actor:
         self._may_write = may_write
         self._held = held
         self._lever_seconds = lever_seconds
+        self._copy_age = copy_age
+        self._oldest_copy = oldest_copy
         self._on_levers = on_levers
         self.turn = asyncio.Lock()
         """Whoever has it may pull levers and let them go."""
@@ -170,12 +176,14 @@ class Actor:
             answer = await self._client.set_replica_count(seen.uid, write.replica_count)
         except RestError as error:
             if error.meaning is Meaning.DONE_ALREADY:
-                return Result(Outcome.UNKNOWN, f"{error}: it has that count already, which is to be looked into")
+                # A moment ago it had not: somebody set it, or a call that was given up took effect after all.
+                return Result(Outcome.CONFLICT, f"{error}: it has that count already")
             return Result(error.meaning.outcome, str(error))
-        spec = volume_seen(rest_volume(answer, NexusIndex(())), seen.name, published=True).spec
-        if spec.replica_count != write.replica_count:
-            return Result(Outcome.ALTERED, f"the answer has {spec.replica_count} replicas wanted", spec)
-        return Result(Outcome.DONE, spec=spec)
+        after = volume_seen(rest_volume(answer, NexusIndex(())), seen.name, published=True)
+        if after.spec.replica_count != write.replica_count:
+            return Result(Outcome.UNKNOWN, f"the answer has {after.spec.replica_count} replicas wanted", after.spec)
+        misplaced = _misplaced(write, seen, after)
+        return Result(Outcome.ALTERED if misplaced else Outcome.DONE, misplaced, after.spec)
 
     # --- pulling and looking -------------------------------------------------------------------------------------
 
@@ -214,6 +222,8 @@ class Actor:
 
         Returns why it is not to be made, if it is not.
         """
+        if write.levers and self._copy_age() > self._oldest_copy:
+            return Result(Outcome.BUSY, f"the other volumes were seen {self._copy_age():.0f} s ago, which is too long")
         try:
             survey = await self._surveyor.look(seen.name)
         except BackendError as error:
@@ -250,6 +260,10 @@ class Actor:
         lacking = missing(survey.as_read, levers)
         if lacking:
             return f"not seen pulled: {named(lacking)}"
+        if write.purpose is Purpose.SCALE_UP:
+            refused = refusals_of_volume(survey.cluster, volume)
+            if refused:
+                return f"{refused[0].reason}: {refused[0].detail}"
         plan = self._plan(survey, volume, write)
         if isinstance(plan, Refusal):
             return f"{plan.reason}: {plan.detail}"
@@ -301,6 +315,15 @@ class Actor:
         return Result(
             Outcome.REFUSED if refused else Outcome.UNKNOWN, _joined(*told, still, *(str(error) for error in failed))
         )
+
+
+def _misplaced(write: SetReplicaCount, before: VolumeSeen, after: VolumeSeen) -> str:
+    """Say where the new replica is, if the answer shows it, and not where it was steered to."""
+    known = {replica.identity for replica in before.replicas}
+    new = [replica.pool for replica in after.replicas if replica.identity not in known]
+    if write.purpose is not Purpose.SCALE_UP or not new or write.concerns in new:
+        return ""
+    return f"it came to {', '.join(new)}, not to {write.concerns}"
 
 
 def _not_steered(error: RestError) -> Result:

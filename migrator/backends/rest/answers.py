@@ -151,7 +151,7 @@ def understood(status: int, body: bytes) -> Refused:
         return Refused(Meaning.UNKNOWN_CALL, status, told="this version does not know the call")
     try:
         read = _decoder.decode(body)
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         meaning = _MEANINGS[status, ANY, ANY] if status in _WITHOUT_BODY else Meaning.UNREADABLE
         return Refused(meaning, status, told=_line(body.decode(errors="replace")) or "an empty answer")
     name = _name(read.message)

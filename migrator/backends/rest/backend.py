@@ -45,6 +45,9 @@ MARKS_SECONDS: Final = 600.0
 """What a control plane can do is asked again so often: it may have been upgraded."""
 TWO_READS: Final = 1.1
 """So many times the age of answers two reads are apart that are surely two."""
+OLD_ROUNDS: Final = 5.0
+OLD_SECONDS: Final = 30.0
+"""A copy older than this, and than so many times the age of answers, tells nothing of other volumes any more."""
 FADING_SECONDS: Final = 300.0
 """No look that is still of interest began so long before the copy's."""
 
@@ -122,6 +125,8 @@ class RestBackend:
             may_write=may_write,
             held=levers,
             lever_seconds=lever_seconds,
+            copy_age=lambda: self._copy.age_seconds,
+            oldest_copy=max(OLD_ROUNDS * cache_seconds, OLD_SECONDS),
             on_levers=self.levers_changed,
         )
         self._surveyor = surveyor
@@ -197,6 +202,7 @@ class RestBackend:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._copy.run(self._after_round))
             tasks.create_task(self._keep_marks())
+            tasks.create_task(self._clearing.keep_clear())
 
     def renamed(self) -> None:
         """Names, or labels of DiskPool resources, are not what they were: tell what that changes."""

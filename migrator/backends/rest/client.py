@@ -155,7 +155,7 @@ class RestClient:
             raise RestError(what, refused)
         try:
             return msgspec.json.decode(received, type=answer)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             told = f"the answer cannot be understood: {error}"
             raise RestError(what, Refused(Meaning.UNREADABLE, status, told=told)) from error
 

@@ -22,12 +22,14 @@ from common.clock import Clock
 from common.logs import Logger
 from common.placement import ReplicaHealth
 from migrator.backends.rest import shapes
-from migrator.backends.rest.answers import Meaning, RestError
+from migrator.backends.rest.answers import Meaning, Refused, RestError
 from migrator.backends.rest.client import RestClient
 from migrator.backends.rest.facts import NexusIndex, rest_node, rest_pool, rest_volume
 from migrator.core.steering.cluster import RestCluster, RestNode, RestPool, RestVolume
 
 PAGE_ENTRIES: Final = 200
+MAX_PAGES: Final = 5_000
+"""A million volumes; whoever goes on after that is not Mayastor."""
 LISTINGS: Final = 3
 """So often the volumes are listed in one round at most; what is still overlooked then is found in the next."""
 CONFIRMED_A_ROUND: Final = 200
@@ -211,6 +213,9 @@ class RestCopy:
         while True:
             page = await self._client.volumes(self._page_entries, token)
             pages += 1
+            if pages > MAX_PAGES:
+                told = f"more than {MAX_PAGES} pages, and no end of them"
+                raise RestError("GET volumes", Refused(Meaning.UNREADABLE, 200, told=told))
             names |= {self._take(raw, volumes, undecodable) for raw in page.entries}
             if page.next_token is None or page.next_token <= token:
                 return names, pages
@@ -219,7 +224,7 @@ class RestCopy:
     def _take(self, raw: msgspec.Raw, volumes: dict[str, shapes.Volume], undecodable: dict[str, str]) -> str:
         try:
             volume = msgspec.json.decode(raw, type=shapes.Volume)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             uuid = _uuid_of(raw)
             if self.now.undecodable.get(uuid) != str(error) and undecodable.get(uuid) != str(error):
                 self._log.warning("volume cannot be understood and is left out", volume=uuid, why=str(error))
@@ -256,5 +261,5 @@ class RestCopy:
 def _uuid_of(raw: msgspec.Raw) -> str:
     try:
         return msgspec.json.decode(raw, type=shapes.NamedVolume).spec.uuid
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return "?"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from common.backoff import Backoff
 from common.clock import Clock
@@ -20,6 +21,9 @@ from migrator.backends.rest.pulling import MayWrite, let_go, named, still_pulled
 from migrator.backends.rest.survey import Surveyor, Things
 from migrator.core.steering.cluster import RestCluster
 from migrator.core.steering.levers import CordonPool, Lever, strays
+
+AGAIN_SECONDS: Final = 300.0
+"""Pause between two looks for what ended migrations have left."""
 
 
 class Clearing:
@@ -64,6 +68,15 @@ class Clearing:
             self._log.warning("levers of a leader before are not cleared away", why=why, again_seconds=round(pause, 3))
             await self._clock.sleep(pause)
         self._actor.may_pull = True
+
+    async def keep_clear(self) -> None:
+        """Look now and then for what could not be let go when its migration ended, forever."""
+        while True:
+            await self._clock.sleep(AGAIN_SECONDS)
+            if self._actor.may_pull and self._may_write():
+                why = await self._clear()
+                if why is not None:
+                    self._log.warning("levers of ended migrations are not cleared away", why=why)
 
     async def _clear(self) -> str | None:
         """Look, let go what is left, and look again; return why that is not done, if it is not."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Final
 
 from common.placement import Refusal
@@ -52,17 +53,27 @@ class Ground:
     """What keeps a volume of this inclusion away from a pool, as far as it was asked for; shared with others."""
     closed: dict[tuple[str, Footing], tuple[Lever, ...] | Refusal] = field(default_factory=dict)
     """What was found out of nodes that the target is not on."""
+    beside: dict[tuple[str, Footing], tuple[Lever, ...] | Refusal] = field(default_factory=dict)
+    """What was found out of the nodes that targets are on: closed but for them."""
     all_closed: dict[Footing, Closings] = field(default_factory=dict)
-    """The same of all nodes, added up."""
+    """What it takes to close all nodes whole, added up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Closings:
-    """What it takes to close every node whole."""
+    """What it takes to close nodes whole."""
 
     levers: int
     refused: tuple[str, ...]
-    """Nodes that cannot be closed, in their order."""
+    """Those that cannot be closed, in their order; only the first two ever count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """What it takes to close all nodes but some, on either footing."""
+
+    firm: Closings
+    as_read: Closings
 
 
 def ground_of(cluster: RestCluster, volume: RestVolume, abilities: Abilities, mark: str = MARK) -> Ground:
@@ -93,12 +104,7 @@ def plan_add_on(ground: Ground, target: str) -> LeverSet | Refusal:
 
 def why_not_on(ground: Ground, pool: RestPool) -> Refusal | None:
     """Tell why no levers leave a pool as the only one; the same as plan_add_on, without naming those that do."""
-    unfit = _unfit(ground, pool)
-    if unfit is not None:
-        return unfit
-    if _why_not_kept_away(ground, pool, Footing.FIRM) is None:
-        return None
-    return _why_not_kept_away(ground, pool, Footing.AS_READ)
+    return _unfit(ground, pool) or why_not_kept_away(ground, pool, beyond(ground, frozenset()))
 
 
 def _unfit(ground: Ground, pool: RestPool) -> Refusal | None:
@@ -127,26 +133,64 @@ def _keep_others_away(ground: Ground, target: RestPool, footing: Footing) -> Lev
     return LeverSet(tuple(pulled), relies, footing, why)
 
 
-def _why_not_kept_away(ground: Ground, target: RestPool, footing: Footing) -> Refusal | None:
-    """Tell what _keep_others_away would refuse, by what is known of all nodes together."""
+def beyond(ground: Ground, held: frozenset[str]) -> Beyond:
+    """Tell what is left to be closed where some nodes need not be, because they hold a replica: none comes there."""
+    firm, as_read = (_left(ground, footing, held) for footing in Footing)
+    return Beyond(firm, as_read)
+
+
+def _left(ground: Ground, footing: Footing, held: frozenset[str]) -> Closings:
+    whole = _all_closed(ground, footing)
+    if not held:
+        return whole
+    needless = (ground.closed.get((node, footing), ()) for node in held)
+    levers = whole.levers - sum(len(each) for each in needless if not isinstance(each, Refusal))
+    return Closings(levers, tuple(islice((node for node in whole.refused if node not in held), 2)))
+
+
+def _all_closed(ground: Ground, footing: Footing) -> Closings:
     if footing not in ground.all_closed:
         found = {node: _closed(ground, node, footing) for node in sorted(ground.cluster.pools_by_node)}
         refused = tuple(node for node, closing in found.items() if isinstance(closing, Refusal))
         pulled = sum(len(closing) for closing in found.values() if not isinstance(closing, Refusal))
         ground.all_closed[footing] = Closings(pulled, refused)
-    closings, node = ground.all_closed[footing], target.node
+    return ground.all_closed[footing]
+
+
+def why_not_kept_away(ground: Ground, target: RestPool, beyond: Beyond) -> Refusal | None:
+    """
+    Tell what _keep_others_away would refuse on either footing, by what is known of all nodes together.
+
+    The target is fit, and on none of the nodes that need not be closed.
+    """
+    if _why_not_kept_away(ground, target, Footing.FIRM, beyond.firm) is None:
+        return None
+    return _why_not_kept_away(ground, target, Footing.AS_READ, beyond.as_read)
+
+
+def _why_not_kept_away(ground: Ground, target: RestPool, footing: Footing, closings: Closings) -> Refusal | None:
+    node = target.node
     first = next((other for other in closings.refused if other != node), None)
     if first is not None and first < node:
         refusal = _closed(ground, first, footing)
     else:
-        alone = len(ground.cluster.pools_by_node[node]) == 1
-        beside = () if alone else _close(ground, node, footing, beside=target)
+        beside = _beside(ground, target, footing)
         if not isinstance(beside, Refusal) and first is None:
-            whole = ground.closed[node, footing]
+            whole = _closed(ground, node, footing)
             count = closings.levers + len(beside) - (0 if isinstance(whole, Refusal) else len(whole))
             return _too_many(count, target) if count > MAX_LEVERS else None
         refusal = beside if isinstance(beside, Refusal) or first is None else _closed(ground, first, footing)
     return replace(refusal, target_pool=target.name) if isinstance(refusal, Refusal) else None
+
+
+def _beside(ground: Ground, target: RestPool, footing: Footing) -> tuple[Lever, ...] | Refusal:
+    """Find out how the target's node is closed but for the target, once."""
+    if len(ground.cluster.pools_by_node[target.node]) == 1:
+        return ()
+    key = (target.name, footing)
+    if key not in ground.beside:
+        ground.beside[key] = _close(ground, target.node, footing, beside=target)
+    return ground.beside[key]
 
 
 def _too_many(count: int, target: RestPool) -> Refusal:
