@@ -61,7 +61,9 @@ from tests.policies.cluster import FakeScorer
 from tests.wire.migrator_stage import quick_settings, world
 
 SECONDS = 30.0
-LEASE: dict[str, Any] = {"lease_duration_seconds": 2.0, "lease_renew_seconds": 1.6, "lease_retry_seconds": 0.15}
+LEASE: dict[str, Any] = {"lease_duration_seconds": 30.0, "lease_renew_seconds": 25.0, "lease_retry_seconds": 0.2}
+BRIEF: dict[str, Any] = {"lease_duration_seconds": 3.0, "lease_renew_seconds": 2.5, "lease_retry_seconds": 0.15}
+"""Where somebody waits for it to expire."""
 POLICY = "tiering"
 POOLS = tuple(
     a_pool(f"{tier}-{n}", f"node-{tier}-{n}", tier, capacity=1000 * GIB) for tier in ("cold", "hot") for n in range(3)
@@ -220,6 +222,14 @@ class Stage:
         leases = [msgspec.json.decode(item) for item in self.store.list_page(LEASES).items]
         held = {lease["metadata"]["name"]: lease["spec"].get("holderIdentity") or "" for lease in leases}
         return str(held.get(f"couchestor-{service}", ""))
+
+    def pair(self, service: str) -> tuple[Replica, Replica]:
+        """Tell who leads, and who stands by."""
+        holder = self.holder(service)
+        leading, other = sorted(
+            (r for r in self.replicas if r.name.startswith(service)), key=lambda replica: replica.name != holder
+        )
+        return leading, other
 
     def records(self) -> dict[str, VolumeMigration]:
         records = [decode_migration(item) for item in self.store.list_page(VOLUME_MIGRATIONS).items]
