@@ -89,10 +89,12 @@ def moves(name: str, *pools: str, to: Tier, gib: int = 20, failing: bool = False
 
 
 def crd_volumes() -> Iterator[DemoVolume]:
-    for n in range(14):
+    for n in range(12):
         yield moves(f"pvc-hot-{n}", f"cold-{n % 4 + 1}", to=Tier.HOT, gib=15 + n)
     for n in range(5):
         yield moves(f"pvc-cold-{n}", f"hot-{n % 4 + 1}", to=Tier.COLD)
+    for n in range(2):
+        yield moves(f"pvc-two-{n}", f"cold-{2 * n + 1}", f"cold-{2 * n + 2}", to=Tier.HOT, gib=15)
     yield moves("pvc-failing", "cold-2", to=Tier.HOT, gib=15, failing=True)
 
 
