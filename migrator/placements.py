@@ -27,8 +27,6 @@ from migrator.core.admission import Surroundings
 from migrator.core.model import VolumeSeen
 from migrator.core.steering import labels
 
-CHUNK = 500
-"""Volumes in one message."""
 SETTLE_SECONDS = 0.05
 
 

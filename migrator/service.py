@@ -7,6 +7,7 @@ here is refused by the same functions that Analyzing uses; the caps are the lead
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
@@ -36,11 +37,17 @@ from common.rpc.errors import (
 from migrator import messages
 from migrator.fanout import MigrationFeed
 from migrator.journal import decode_migration
-from migrator.placements import CHUNK, Placements
+from migrator.placements import Placements
 from migrator.records import list_migrations
 from migrator.starting import Limits, Starter
 
 PAGE, MAX_PAGE = 100, 1_000
+CHUNK = 500
+"""Volumes in one message."""
+MAX_REFUSALS = 20_000
+"""So many make a message of some megabytes: where there are many pools, each volume has one for many of them."""
+SLICE = 20
+"""So many volumes are told of without letting others have their turn."""
 CANCEL_TRIES = 5
 
 
@@ -146,23 +153,34 @@ class MigratorService:
                 volumes, pools, capabilities = watcher.take()
                 names = sorted(volumes)
                 while names or pools or capabilities or (whole and not synced):
-                    chunk, names = names[:CHUNK], names[CHUNK:]
-                    synced = synced or (whole and not names)
-                    yield self._placements_message(chunk, pools, capabilities=capabilities, synced=synced)
+                    message, names = await self._placements_message(names, pools, capabilities=capabilities)
+                    message.synced = synced = synced or (whole and not names)
+                    yield message
                     pools, capabilities = set(), False
                 await self._placements.changed(watcher, waiting=not synced)
         finally:
             self._placements.unsubscribe(key)
 
-    def _placements_message(
-        self, volumes: list[str], pools: set[str], *, capabilities: bool, synced: bool
-    ) -> pb.WatchPlacementsResponse:
-        message = pb.WatchPlacementsResponse(synced=synced)
-        for name in volumes:
+    async def _placements_message(
+        self, volumes: list[str], pools: set[str], *, capabilities: bool
+    ) -> tuple[pb.WatchPlacementsResponse, list[str]]:
+        """Tell of pools, and of as many volumes as one message may hold; return the other volumes as well."""
+        message = pb.WatchPlacementsResponse()
+        observed = self._placements.observed_at()
+        if observed is not None:
+            message.observed_at.CopyFrom(messages.timestamp(observed))
+        told = refusals = 0
+        for name in volumes[:CHUNK]:
+            if refusals >= MAX_REFUSALS:
+                break
+            told += 1
+            if told % SLICE == 0:
+                await asyncio.sleep(0)
             placement = self._placements.placement(name)
             if placement is None:
                 message.removed_volumes.append(name)
             else:
+                refusals += len(placement.refusals)
                 message.volumes.append(messages.volume(placement))
         for name in sorted(pools):
             pool = self._placements.pool(name)
@@ -172,10 +190,7 @@ class MigratorService:
                 message.pools.append(messages.pool(pool))
         if capabilities:
             message.capabilities.CopyFrom(self._capabilities())
-        observed = self._placements.observed_at()
-        if observed is not None:
-            message.observed_at.CopyFrom(messages.timestamp(observed))
-        return message
+        return message, volumes[told:]
 
     def _capabilities(self) -> pb.BackendCapabilities:
         known = self._placements.backend.capabilities
