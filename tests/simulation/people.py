@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from tests.simulation.schedule import Pod, Simulation
 
 FORGETTABLE: Final[tuple[Resource, ...]] = (VOLUME_MIGRATIONS, PERSISTENT_VOLUMES, MAYASTOR_VOLUMES, DISK_POOLS)
+MISPLACED: Final = 0.05
+"""Share of new replicas that Mayastor puts elsewhere."""
 ENDED: Final = frozenset({"Completed", "Aborted", "Failed", "Gone"})
 TARGETED: Final = {"ScalingUp": 0.15, "WaitingSync": 0.35, "ScalingDown": 0.2}
 """Share of a migration's changes of state upon which something befalls it."""
@@ -72,6 +74,8 @@ class People:
                 self._at(rng.uniform(0, horizon), partial(self._warm, volume))
         for _ in range(rng.randrange(2, 9)):
             self._at(rng.uniform(5, horizon), self.befall)
+        if rng.random() < 0.5:
+            self._at(rng.uniform(0.1, 0.7) * horizon, self._cloud)
         self._sim.witness.on_state = self._on_state
 
     def _warm(self, volume: SimVolume) -> None:
@@ -113,6 +117,8 @@ class People:
         self._sim.loop.after(seconds, happen)
 
     def _on_state(self, course: Course) -> None:
+        if self._busy and not self._calm and course.state == "ScalingUp" and self._rng.random() < MISPLACED:
+            self._told("misplace", course.volume, lambda: self._sim.world.misplace(course.volume))
         if self._busy and not self._calm and self._rng.random() < TARGETED.get(course.state, 0.05):
             act = self._rng.choice(
                 (
@@ -130,8 +136,6 @@ class People:
                     self._delete_volume,
                     self._strip_annotations,
                     self._touch_pv,
-                    self._misplace,
-                    self._misplace,
                 )
             )
             delay = self._rng.choice((0.0, self._rng.uniform(0, 1), self._rng.uniform(0, 15)))
@@ -291,10 +295,6 @@ class People:
             if count >= 1:
                 self._sim.world.edit_count(course.volume, count)
 
-    def _misplace(self, course: Course) -> None:
-        if course.state == "ScalingUp":
-            self._sim.world.misplace(course.volume)
-
     def _edit_topology(self, course: Course) -> None:
         wanted = self._rng.choice(
             (
@@ -424,13 +424,13 @@ class People:
     def _cloud(self) -> None:
         """Heat is not known, or old, for a while."""
         heat = self._sim.heat
-        heat.weather = self._rng.choice((Weather.STALE, Weather.UNAVAILABLE, Weather.SILENT))
+        heat.weather = self._rng.choice((Weather.STALE, Weather.STALE, Weather.UNAVAILABLE, Weather.SILENT))
         self._sim.faults.count += 1
 
         def clears() -> None:
             heat.weather = Weather.FRESH
 
-        self._sim.loop.after(self._rng.uniform(5, 150), clears)
+        self._sim.loop.after(self._rng.uniform(20, 150), clears)
 
     def _go_dark(self) -> None:
         """Many volumes lose their data at once, as when exporters fail."""

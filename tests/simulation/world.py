@@ -121,7 +121,7 @@ class World(ABC):
             self.attached.pop(name)
         if node is not None:
             self.by_user(lambda store: store.create(VOLUME_ATTACHMENTS, _attachment_body(name, node)))
-            self.attached[name] = self.loop.time()
+            self.attached[name] = self.loop.time() or float("-inf")  # what was so when all began had been so for long
 
     # --- what befalls it -----------------------------------------------------------------------------------------
 
