@@ -208,7 +208,7 @@ async def test_a_call_that_needs_no_lever_need_not_wait_for_that() -> None:
     assert desk.replicas == {"p2"}
 
 
-async def test_leading_again_closes_the_gate_again_and_being_stopped_leaves_it_closed() -> None:
+async def test_who_is_stopped_while_taking_over_pulls_no_lever_later() -> None:
     desk = await one_replica()
     write = await desk.planned(Purpose.SCALE_UP, "p2")
     task = await begun(desk)
@@ -218,6 +218,16 @@ async def test_leading_again_closes_the_gate_again_and_being_stopped_leaves_it_c
     refused(await desk.perform(write), Outcome.BUSY)
     assert desk.writes == []
     await desk.take_over()
+    assert (await desk.perform(write)).outcome is Outcome.DONE
+
+
+async def test_a_leader_that_leads_again_pulls_no_lever_before_it_has_looked_again() -> None:
+    desk = await one_replica()
+    write = await desk.planned(Purpose.SCALE_UP, "p2")
+    task = await begun(desk)
+    refused(await desk.perform(write), Outcome.BUSY)
+    assert desk.writes == []
+    await desk.driven(wait_for(task))
     assert (await desk.perform(write)).outcome is Outcome.DONE
 
 

@@ -370,6 +370,20 @@ async def test_a_call_that_is_under_way_when_all_is_stopped_keeps_its_levers_unt
     assert all(at >= answered for path, at in calls[-2:])
 
 
+async def test_a_lever_that_is_on_its_way_when_all_is_stopped_is_let_go_only_once_it_has_come() -> None:
+    """Else it might come after that, and stay."""
+    desk, write = await with_two_levers()
+    desk.cluster.front.inject(Fault(Effect.SLOW, "PUT", "n4/cordon", seconds=2.0))
+    task = desk.begin(write, await desk.read())
+    await settle()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await drive(desk.cluster, task)
+    of_n4 = [each for each in desk.writes if "n4" in each]
+    assert of_n4 == [f"PUT /nodes/n4/cordon/{MARK}", f"DELETE /nodes/n4/cordon/{MARK}"]
+    assert desk.marks_left == set()
+
+
 async def test_being_stopped_twice_makes_no_difference() -> None:
     desk, write = await with_two_levers()
     desk.cluster.front.inject(Fault(Effect.SLOW, path="replica_count", seconds=3.0))
