@@ -301,7 +301,7 @@ class Faults:
             case 1 | 2:
                 return Mishap("taken unheard", seconds=quick, effective=True)
             case 3 | 4:
-                late = rng.choice((rng.uniform(0, 3), rng.uniform(3, 40), rng.uniform(30, 150)))
+                late = rng.choice((rng.uniform(0, 3), rng.uniform(3, 40), rng.uniform(30, 100)))
                 return Mishap("late effect", seconds=min(quick, late), late=late)
             case 5 if call.verb == "patch":
                 return Mishap("409", 409)

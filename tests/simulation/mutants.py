@@ -374,7 +374,7 @@ def takes_stale_heat_for_fresh() -> None:
 
 def takes_silence_for_cold() -> None:
     """A volume without samples is cold, though something has it in use."""
-    put(case.Case, "heat_counts", property(lambda _self: True))
+    put(case, "counts", lambda _policy, heat, attached: heat.quality in {HeatQuality.OK, HeatQuality.NO_DATA})
 
 
 def forgets_the_cooldown() -> None:

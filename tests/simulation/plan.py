@@ -77,13 +77,13 @@ def draw(seed: int, backend: BackendName | None = None) -> Plan:
     """Draw everything from the seed."""
     rng = Random(f"plan {seed}")
     chosen = backend or backend_of(seed)
-    lease = rng.choice((6.0, 10.0, 15.0))
+    lease = rng.choice((9.0, 12.0, 15.0))
     timing = Timing(
         timeout=rng.choice((60.0, 120.0, 240.0)),
         poll=rng.choice((2.0, 5.0, 10.0)),
         lease=lease,
-        renew=round(lease * rng.choice((0.5, 0.67, 0.8)), 1),
-        retry=rng.choice((1.5, 2.0)),
+        renew=round(lease * rng.choice((0.6, 0.7, 0.8)), 1),
+        retry=round(lease / 4, 1),
         admission=rng.choice((2.0, 5.0)),
         reconcile=rng.choice((20.0, 40.0)),
         cooldown=rng.choice((60.0, 150.0, 600.0)),

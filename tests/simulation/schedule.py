@@ -33,6 +33,7 @@ from migrator.service import MigratorService
 from migrator.servicer import MigratorServicer
 from planner.__main__ import Settings as PlannerSettings
 from sandbox.world.calls import Call
+from sandbox.world.history import Change
 from sandbox.world.status import StatusError
 from tests.moves.cluster import pv_body
 from tests.simulation.crd_world import CrdWorld
@@ -115,6 +116,7 @@ class Simulation:
         )
         self.faults.lease_seconds = plan.timing.lease
         self.pods: dict[str, Pod] = {}
+        self._holder = ""
         self.disturbances: list[float] = []
         """When processes died, were suspended or cut off."""
         self.heat = Heat(self.loop.time)
@@ -324,13 +326,13 @@ class Simulation:
         finally:
             witness.acting = former
 
+    def _lease_changed(self, change: Change) -> None:
+        if change.after.name == LEASE_NAME:
+            self._holder = change.after.body["spec"].get("holderIdentity") or ""
+
     def holder(self) -> str:
         """Who holds the lease of the migrators, by what the store says."""
-        try:
-            lease = json.loads(self.world.store.get(LEASES, LEASE_NAME, LEASE_NAMESPACE))
-        except StatusError:
-            return ""
-        return lease["spec"].get("holderIdentity") or ""
+        return self._holder
 
     def policy(self) -> tuple[str, str, int] | None:
         """The policy's name, uid and generation; None if it is gone."""
@@ -394,6 +396,7 @@ class Simulation:
             store.patch(PERSISTENT_VOLUMES, volume.name, {"status": {"phase": "Bound"}}, subresource="status")
             self.world.attach(volume.name, volume.target_node)
         self.world.attend(self.witness)
+        self.world.listen(LEASES, self._lease_changed)
         for name in plan.pods:
             pod = self.pods[name] = Pod(name, plans=name.startswith("planner"), same_name=self.rng.random() < 0.5)
             if self.rng.random() < 0.3:
