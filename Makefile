@@ -7,7 +7,7 @@ PROTOS := $(wildcard protos/couchestor/*/v1/*.proto)
 TOOL    = $(shell $(PYTHON) tools/build.py --print $(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format proto tools lock bench chaos crash-points clean
+.PHONY: help setup demo test lint format proto tools lock bench chaos mutants crash-points clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench: setup ## measure
 
 chaos: setup ## try to break migrations on simulated clusters (RUNS=2000, SEED=... repeats)
 	@$(BIN)/python -m tests.simulation $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))
+
+mutants: setup ## take safety measures out, one at a time, and see each found out
+	@$(BIN)/python -m tests.simulation.mutants
 
 crash-points: setup ## crash before and after every write of every course of a move
 	@$(BIN)/python -m tests.restarts.crash_points $(if $(BACKEND),--backend $(BACKEND))
