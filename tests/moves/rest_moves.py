@@ -249,6 +249,7 @@ class Scene:
         self.off: set[Ability] = set()
         self.writes = Writes()
         self.seed = seed
+        self.tick_seconds = TICK
         self.lives = 0
         self.processes: list[Process] = []
         """Kept, the dead ones too: what one was about must not be cleared away by running it."""
@@ -303,7 +304,7 @@ class Scene:
             self._watch()
             if self.happening is not None:
                 await self.happening(self, await self.record(name))
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(self.tick_seconds)
         if task.done():
             task.result()
         return not process.dead
@@ -371,7 +372,7 @@ class Scene:
         }
         self.lever_since = {key: self.lever_since.get(key, now) for key in standing}
         for key, since in self.lever_since.items():
-            if now - since > 10.0 + TICK and self.lives <= 1:
+            if now - since > 10.0 + self.tick_seconds and self.lives <= 1:
                 self.problems.append(f"{key} stands for {now - since:.1f} s")
         for volume in plane.storage.volumes.values():
             if not any(replica.copy is Copy.COMPLETE for replica in volume.replicas):

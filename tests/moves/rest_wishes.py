@@ -122,6 +122,7 @@ async def come_alive(loop: VirtualLoop, wish: Wish, seed: int, *, pool_cordon_co
     await scene.clock.sleep(SETTLE_SECONDS)
     scene.front.restart()
     scene.before = scene.front.plane
+    scene.tick_seconds = SETTLE_SECONDS
     return scene
 
 
@@ -183,18 +184,27 @@ def somebody_is_short(wish: Wish) -> bool:
 
 
 def can_be_steered(wish: Wish) -> bool:
-    """Whether there are levers both for the new replica to land on the target and for the source to go."""
-    return some_set_adds(wish) and _some_set_removes(grown(wish))
+    """
+    Whether there are levers both for the new replica to land on the target and for the source to go, in this version.
+
+    Where nobody knows whether a pool's cordon counts, it has to come out right either way.
+    """
+    orders = [removal_order(wish.version, pool_cordon_counts=counts) for counts in (False, True)]
+    return some_set_adds(wish) and _some_set_removes(grown(wish), orders)
 
 
-def _some_set_removes(then: Wish) -> bool:
-    """Where the order is not sure, because nobody knows whether a pool's cordon counts, it has to hold in either."""
-    orders = {removal_order(then.version, pool_cordon_counts=counts) for counts in (False, True)}
+def can_surely_be_steered(wish: Wish) -> bool:
+    """The same in every version that shows the same marks: a control plane may be newer than its io-engines."""
+    return some_set_adds(wish) and _some_set_removes(grown(wish), wish.orders)
+
+
+def _some_set_removes(then: Wish, orders: Iterable[tuple[RemovalRule, ...]]) -> bool:
     levers = all_levers(then, {replica.pool for replica in then.volume.replicas})
     if len(levers) > MOST_TRIED:
         levers = all_levers(then, [source_pool(then)])
     last = _with_source_last(then)
-    return any(_goes(last, then, levers, orders) for levers in subsets(levers))
+    distinct = set(orders)
+    return any(_goes(last, then, levers, distinct) for levers in subsets(levers))
 
 
 def _with_source_last(then: Wish) -> State:
