@@ -35,7 +35,7 @@ UNDER_WAY: Final = (
     MigrationState.WAITING_SYNC,
     MigrationState.SCALING_DOWN,
 )
-SPANS: Final[Mapping[MigrationState, float]] = {MigrationState.ANALYZING: 0.04, MigrationState.SCALING_UP: 0.15}
+SPANS: Final[Mapping[MigrationState, float]] = {MigrationState.ANALYZING: 0.03, MigrationState.SCALING_UP: 0.15}
 """How long after its beginning a phase is met at the latest, where it is a short one; seconds."""
 LONG_SPAN: Final = 0.8
 
@@ -151,16 +151,18 @@ class Adversary:
             if not wanted:
                 wanted = list(UNDER_WAY)
                 self.rng.shuffle(wanted)
+            await self._find_leader()
             state = await self.watcher.enters(wanted.pop())
             await asyncio.sleep(self.rng.uniform(0.0, SPANS.get(state, LONG_SPAN)))
-            for victim in await self._choose():
+            if state not in SPANS:
+                await self._find_leader()  # in a short phase there is no time for that
+            for victim in self._choose():
                 if await victim.kill():
                     self.kills += 1
                     if victim.name == self.leader:
                         self.met.update(self.watcher.phases)
 
-    async def _choose(self) -> list[Kept]:
-        await self._find_leader()
+    def _choose(self) -> list[Kept]:
         leading = [victim for victim in self.victims if victim.name == self.leader]
         others = [victim for victim in self.victims if victim.name != self.leader]
         chance = self.rng.random()

@@ -83,7 +83,8 @@ class Leg:
 
 
 def moves(name: str, *pools: str, to: Tier, gib: int = 20, failing: bool = False, **more: Any) -> DemoVolume:
-    iops = 9000.0 if to is Tier.HOT else 40.0
+    hot = 9000.0 if len(pools) == 1 else 12_000.0  # those of several replicas go first, into the thick of it
+    iops = hot if to is Tier.HOT else 40.0
     expected = Moves(to, frozenset(), "it is in the wrong tier")
     return DemoVolume(name, pools, gib, iops, expected, failing=failing, **more)
 
