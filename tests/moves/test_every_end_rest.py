@@ -57,6 +57,8 @@ class Row:
     then: tuple[tuple[When, Deed], ...] = ()
     count: int | None = None
     """The replica count in the end; None: as many as there are pools."""
+    within: float = 600.0
+    """Seconds that it may have taken, at the most."""
     says: str = ""
     writes: bool = True
     preservation: bool = False
@@ -217,7 +219,7 @@ def _others() -> list[Row]:
         n = len(volume)
         rows += [
             row("it is unpublished while copying", R.REPLICA_LEFT, volume, COPYING, unpublish, count=n + 1,
-                says="not published"),
+                says="not published", within=80.0),
             row("it is unpublished in ScalingDown", R.REPLICA_LEFT, volume, DOWN, unpublish, count=n + 1,
                 says="not published"),
             row("it is unpublished for a while", R.MOVED, volume, COPYING, unpublish,
@@ -272,6 +274,7 @@ async def check(scene: Scene, row: Row, record: VolumeMigration, before: set[str
     status = record.status
     assert (status.reason, status.state) == (row.reason, END_STATES[row.reason]), status.message
     assert row.says in status.message
+    assert status.elapsed_seconds < row.within
     scene.nothing_left()
     pv = msgspec.json.decode(await scene.world.get(PERSISTENT_VOLUMES, f"pvc-{UUID}"))
     annotations = pv["metadata"].get("annotations", {})
