@@ -293,7 +293,7 @@ def test_a_volume_under_way_is_left_to_its_migration() -> None:
 
 
 def test_what_the_migrator_refuses_for_every_target_is_not_asked_for() -> None:
-    refusal = Refusal(Reason.MULTI_REPLICA_NOT_STEERABLE, "2 replicas: only volumes of one replica can be moved")
+    refusal = Refusal(Reason.MULTI_REPLICA_NOT_STEERABLE, "no labels tell which replica is to go")
     decision = stays(
         decide(hot_on_slow(where=placed("sata-1", "sata-2", refusals=[refusal]))), Reason.MULTI_REPLICA_NOT_STEERABLE
     )
