@@ -144,7 +144,11 @@ def delete_volume(course: Course) -> None:
 
 def edit(**spec: Any) -> Deed:
     """Somebody changes the volume's spec."""
-    return lambda course: course.cluster.store.patch(MAYASTOR_VOLUMES, VOLUME, {"spec": spec}, NAMESPACE) and None
+
+    def deed(course: Course) -> None:
+        course.cluster.store.patch(MAYASTOR_VOLUMES, VOLUME, {"spec": spec}, NAMESPACE)
+
+    return deed
 
 
 def inclusion(labels: Mapping[str, str | None]) -> dict[str, Any]:
