@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,19 +48,16 @@ class Kept:
         self.name = name
         self.process = process
         self._rng = rng
-        self.killed = False
-        """Whether its last death was our doing."""
         self.faults: list[str] = []
-        """Deaths of its own, which nobody may die."""
+        """Deaths that were not by SIGKILL: its own doing."""
 
     async def keep(self) -> None:
         """Start it whenever it does not run, until cancelled."""
         while True:
             if self.process.pid is None:
-                if not self.killed and self.process.exit_code is not None:
+                if self.process.exit_code not in {None, -signal.SIGKILL}:
                     self.faults.append(f"{self.name} ended with {self.process.exit_code}: {self.process.last_words()}")
                 await asyncio.sleep(self._rng.uniform(0.0, 1.0))
-                self.killed = False
                 with contextlib.suppress(ProcessError):  # it died before it was ready: seen in the next round
                     await self.process.start()
             await asyncio.sleep(LOOK_SECONDS)
@@ -68,7 +66,6 @@ class Kept:
         """Kill it, wherever it is; tell whether there was anything to kill."""
         if self.process.pid is None:
             return False
-        self.killed = True
         await self.process.kill()
         return True
 
