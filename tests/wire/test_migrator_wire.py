@@ -146,6 +146,18 @@ async def test_a_tier_is_the_feasible_pool_with_most_space(tmp_path: Path) -> No
         assert migration.volume_handle == f"{VOLUME}-uuid"
 
 
+async def test_a_tier_brings_every_replica_there(tmp_path: Path) -> None:
+    pools = (*POOLS, a_pool("pool-nvme-4", "node-4", "hot"))
+    async with stage(tmp_path, a_volume(pools=(SOURCE, "pool-sata-2")), pools=pools) as running:
+        started = await running.start(tier="hot")
+        assert {move.target_pool for move in started.moves} == {"pool-nvme-2", "pool-nvme-4"}
+        ended = await running.until_ended(started.name)
+        assert (ended.state, ended.reason) == (pb.MIGRATION_STATE_COMPLETED, "Moved")
+        volume = await running.volume()
+        assert volume["spec"] == {"numReplicas": 2, "size": volume["spec"]["size"]}
+        assert {replica["pool"] for replica in volume["status"]["replicas"]} == {"pool-nvme-2", "pool-nvme-4"}
+
+
 async def test_a_record_has_its_finalizer_from_the_beginning(tmp_path: Path) -> None:
     async with stage(tmp_path) as running:
         await running.start()
@@ -200,7 +212,11 @@ async def test_unknown_things_are_not_found(tmp_path: Path) -> None:
 
 
 REFUSED_MOVES = (
-    (a_volume(pools=(SOURCE, "pool-sata-2")), {"pool": "pool-nvme-2"}, "MultiReplicaNotSteerable"),
+    (
+        a_volume(pools=(SOURCE, "pool-sata-2")),
+        {"moves": pb.ReplicaMoves(moves=[pb.ReplicaMove(source_pool=SOURCE, target_pool="pool-nvme-2")])},
+        "MultiReplicaNotSteerable",
+    ),
     (a_volume(), {"pool": SOURCE}, "SamePool"),
     (a_volume(pools=("pool-sata-2",)), {"pool": TARGET}, "SameNode"),
     (a_volume(inclusion={"tier": "cold"}), {"pool": TARGET}, "TopologyForbids"),
