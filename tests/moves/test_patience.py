@@ -46,6 +46,12 @@ def test_a_copy_that_stands_still_past_the_timeout_has_stalled() -> None:
     assert overdue(known, 50.0 + 51.0)
 
 
+def test_a_copy_that_begins_anew_because_the_pod_moved_has_not_stalled() -> None:
+    known = seen((0.0, 0.0), (50.0, 0.5), (60.0, 0.02), (85.0, 0.27))
+    assert (known.first_progress, known.seen_seconds) == (0.02, 60.0)
+    assert not overdue(known, 86.0)
+
+
 def test_while_nobody_has_the_volume_in_use_nothing_stalls_and_the_pace_stays_what_it_was() -> None:
     known = seen((0.0, 0.0), (50.0, 0.25), (60.0, None), (300.0, None), at_rest=(55.0, 400.0))
     assert not overdue(known, 301.0)
