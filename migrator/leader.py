@@ -33,6 +33,10 @@ from migrator.journal import JournalLostError, RecordGoneError
 from migrator.metrics import MigratorMetrics
 
 
+QUIET_SECONDS = 0.05
+"""Changes of records within this time are looked at together."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """Settings of the leader; what concerns a migration is journaled when it is admitted."""
@@ -147,6 +151,7 @@ class Leader:
                 await asyncio.gather(working, return_exceptions=True)
                 await self._stop_all()
                 self._metrics.leading.set(0)
+                self._metrics.queued.set(0)
             self._log.warning("not leading any more")
 
     async def _take_over(self) -> None:
@@ -194,6 +199,7 @@ class Leader:
                 await self._clock.sleep(pause)
             else:
                 await self._until_kicked(self._rules.pass_seconds)
+                await self._clock.sleep(QUIET_SECONDS)
 
     async def _until_kicked(self, seconds: float) -> None:
         waits = (asyncio.ensure_future(self._kick.wait()), asyncio.ensure_future(self._clock.sleep(seconds)))

@@ -55,7 +55,7 @@ async def test_only_another_try_of_the_same_takes_the_place_of_the_last(scenario
     """Whatever is not answered, and whoever dies."""
     cluster, name = await scenario.begin()
     await cluster.migrate(name)
-    for at in range(1, len(cluster.sent)):
+    for at in range(1, len(cluster.sent), 2):
         cluster, name = await scenario.begin()
         api = cluster.api(after=lambda index, _sent, at=at: _fail(index, at, UnreachableError("time-out")))
         await cluster.migrate(name, api)

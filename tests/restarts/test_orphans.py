@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from common.kube.api import (
+    LEASES,
     PERSISTENT_VOLUMES,
     VOLUME_MIGRATIONS,
     ConflictError,
@@ -25,7 +26,7 @@ from migrator.backends.crd import CrdBackend
 from migrator.executor import Execution
 from migrator.orphans import lost, park, was_written_for
 from tests.moves.cluster import NAMESPACE, QUIET, VOLUME, Cluster, Sent, WatchedApi, a_volume, pv_body
-from tests.restarts.replicas import SLOW, Town, a_town
+from tests.restarts.replicas import LEASE, SLOW, Town, a_town
 
 
 async def an_orphan(cluster: Cluster) -> VolumeMigration:
@@ -191,6 +192,7 @@ async def test_an_old_leader_that_wakes_late_says_nothing_of_a_record_that_went(
         name = await on_the_move(town)
         await town.advance(1)
         town.clock._move_to(town.clock.monotonic() + 100)  # nobody is woken by that: the process was suspended
+        town.store.patch(LEASES, LEASE, {"spec": {"holderIdentity": "two"}}, "default")
         await tear(town, name)
         leader.app.leader.wake_migration(name)
         await town.advance(0.1)
