@@ -20,9 +20,14 @@ from tests.simulation.loop import VirtualLoop
 BOTH = ("sata-2", "nvme-3"), ("sata-1", "nvme-2")
 
 
-async def cancel_while_syncing(scene: Scene, record: VolumeMigration) -> None:
-    if record.status.state is MigrationState.WAITING_SYNC and not record.spec.cancel_requested:
-        await scene.world.patch(VOLUME_MIGRATIONS, record.metadata.name, {"spec": {"cancelRequested": True}})
+def cancel_in(state: MigrationState) -> Happening:
+    """Somebody cancels as soon as it is seen in a state."""
+
+    async def happening(scene: Scene, record: VolumeMigration) -> None:
+        if record.status.state is state and not record.spec.cancel_requested:
+            await scene.world.patch(VOLUME_MIGRATIONS, record.metadata.name, {"spec": {"cancelRequested": True}})
+
+    return happening
 
 
 def with_faults(faults: Faults) -> Callable[[Scene], None]:
@@ -90,7 +95,27 @@ REST_SCENARIOS = (
         BOTH,
     ),
     RestScenario(
-        "cancel", Reason.CANCELLED, ("sata-1",), a_volume(), happening=cancel_while_syncing, otherwise=(MOVED,)
+        "cancel",
+        Reason.CANCELLED,
+        ("sata-1",),
+        a_volume(),
+        happening=cancel_in(MigrationState.WAITING_SYNC),
+        otherwise=(MOVED,),
+    ),
+    RestScenario(
+        "cancel in ScalingUp",
+        Reason.CANCELLED,
+        ("sata-1",),
+        a_volume(),
+        happening=cancel_in(MigrationState.SCALING_UP),
+        otherwise=(MOVED,),
+    ),
+    RestScenario(
+        "cancel in ScalingDown",
+        Reason.MOVED,
+        ("nvme-3",),
+        a_volume(gib=4),
+        happening=cancel_in(MigrationState.SCALING_DOWN),
     ),
     RestScenario(
         "failed rebuild",
