@@ -91,6 +91,8 @@ class Rules:
     per_pool: int
     per_node: int
     read_gap: float
+    decided_within: float = float("inf")
+    """So many seconds after it was sent a call is decided with the levers that were pulled for it; later, by chance."""
     dry_run: bool = False
     preservation: bool = False
 

@@ -240,7 +240,7 @@ class People:
             asked = [Move(replica.pool, target, replica.uuid) for replica, target in moves]
             if not app.backend.refusals_of_moves(subject, asked):
                 return moves
-        if rng.random() < 0.5:
+        if rng.random() < 0.5 or self._calm:
             # A pod moves to where its volume's new replica will be, which is of use in every version.
             self._sim.world.set_target(name, self._sim.world.node_of(drawn[0][0][1]))
         return None

@@ -19,6 +19,10 @@ from tests.simulation.faults import WEATHERS, Weather
 from tests.simulation.rest_world import NODES, Mayastor
 
 GIB: Final = 2**30
+HELD_SHARE: Final = 0.4
+"""For so much of their time levers stay pulled after a call was sent, at the least."""
+MIXED: Final = 0.4
+"""Share of clusters in which a node has pools of both kinds."""
 
 
 class BackendName(StrEnum):
@@ -96,11 +100,13 @@ def draw(seed: int, backend: BackendName | None = None) -> Plan:
         away_seconds=rng.choice((20.0, 600.0)),
         ties=rng.choice((Ties.CHANCE, Ties.REGISTRY)),
     )
+    lever = rng.choice((8.0, 10.0))
     rules = Rules(
         total=rng.choice((2, 2, 3, 5)),
         per_pool=rng.choice((1, 2, 3)),
         per_node=rng.choice((1, 2, 3)),
         read_gap=mayastor.cache_seconds if chosen is BackendName.REST else 1.0,
+        decided_within=HELD_SHARE * lever if chosen is BackendName.REST else float("inf"),
         preservation=rng.random() < 0.04,
     )
     storage = Settings(
@@ -109,7 +115,10 @@ def draw(seed: int, backend: BackendName | None = None) -> Plan:
         heal_after_seconds=rng.choice((None, None, None, 30.0)),
         rebuild_unpublished=rng.random() < 0.7,
     )
-    pools = _pools(rng)
+    # Each version can be steered by something else, and a schedule is to have moves.
+    version = mayastor.version if chosen is BackendName.REST else None
+    by_labels = version is MayastorVersion.EARLY_2025
+    pools = _pools(rng, of_one_site=by_labels)
     return Plan(
         seed=seed,
         backend=chosen,
@@ -124,44 +133,48 @@ def draw(seed: int, backend: BackendName | None = None) -> Plan:
         policy_cap=rng.choice((1, 2, 4)),
         mayastor=mayastor,
         operation_seconds=rng.choice((6.0, 8.0)),
-        lever_seconds=rng.choice((8.0, 10.0)),
+        lever_seconds=lever,
         pools=pools,
-        volumes=_volumes(rng, pools),
+        volumes=_volumes(rng, pools, single=version is MayastorVersion.LATE_2024, bound=0.8 if by_labels else 0.3),
     )
 
 
-def _pools(rng: Random) -> tuple[SimPool, ...]:
-    """Three fast pools, four others; every node may have both kinds."""
+def _pools(rng: Random, *, of_one_site: bool) -> tuple[SimPool, ...]:
+    """Three fast pools, four others; a node may have both kinds, but most have one."""
     made = []
-    for tier, count in (("hot", 3), ("cold", 4)):
-        for index, node in enumerate(rng.sample(NODES, count), start=1):
+    nodes = rng.sample(NODES, 7)
+    homes = {"hot": nodes[:3], "cold": nodes[3:]}
+    if rng.random() < MIXED:
+        homes["cold"][0] = homes["hot"][0]
+    for tier in ("hot", "cold"):
+        for index, node in enumerate(homes[tier], start=1):
             made.append(
                 SimPool(
                     name=f"{tier}-{index}",
                     node=node,
                     capacity_bytes=rng.choice((200, 500)) * GIB,
-                    labels={"tier": tier, "site": rng.choice(("a", "a", "a", "b"))},
+                    labels={"tier": tier, "site": "a" if of_one_site else rng.choice(("a", "a", "a", "b"))},
                 )
             )
     return tuple(made)
 
 
-def _volumes(rng: Random, pools: tuple[SimPool, ...]) -> tuple[SimVolume, ...]:
-    """Eight or nine volumes, most of one replica."""
+def _volumes(rng: Random, pools: tuple[SimPool, ...], *, single: bool, bound: float) -> tuple[SimVolume, ...]:
+    """Eight or nine volumes, most of one replica; `bound` is the share of those whose topology names a site."""
     made = []
     for _ in range(rng.choice((8, 8, 9))):
-        count = rng.choice((1, 1, 1, 1, 1, 1, 2, 2, 3))
+        count = rng.choice((1,) if single else (1, 1, 1, 1, 1, 1, 2, 2, 3))
         tier = rng.choice(("hot", "cold", "cold"))
         homes: list[SimPool] = []
         for pool in rng.sample(pools, len(pools)):
             fits = pool.labels["tier"] == tier and pool.node not in {home.node for home in homes}
             if fits and len(homes) < count:
                 homes.append(pool)
-        made.append(_volume(rng, tuple(homes)))
+        made.append(_volume(rng, tuple(homes), bound))
     return tuple(made)
 
 
-def _volume(rng: Random, homes: tuple[SimPool, ...]) -> SimVolume:
+def _volume(rng: Random, homes: tuple[SimPool, ...], share: float) -> SimVolume:
     identity = uuid.UUID(int=rng.getrandbits(128), version=4)
     size = rng.choice((1, 4, 10, 20)) * GIB
     replicas = tuple(
@@ -175,7 +188,7 @@ def _volume(rng: Random, homes: tuple[SimPool, ...]) -> SimVolume:
         for home in homes
     )
     sites = {home.labels["site"] for home in homes}
-    bound = len(sites) == 1 and rng.random() < 0.3
+    bound = len(sites) == 1 and rng.random() < share
     return SimVolume(
         name=f"pvc-{identity}",
         size_bytes=size,

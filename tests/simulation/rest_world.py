@@ -32,7 +32,7 @@ from tests.simulation.loop import VirtualLoop
 from tests.simulation.world import NAMESPACE, PV_PREFIX, World, handle_of
 
 TICK_SECONDS: Final = 1.0
-NODES: Final = ("n1", "n2", "n3", "n4", "n5")
+NODES: Final = tuple(f"n{number}" for number in range(1, 9))
 A_PERSONS_LABEL: Final = "maintenance"
 
 
