@@ -80,14 +80,14 @@ SPEC: Final = {**POLICIES[POLICY], "samplingWindow": "2s", "maxConcurrentMigrati
 LEGS: Final = (
     Leg(
         BackendKind.CRD,
-        Scenario(tuple(crd_pools()), tuple(crd_volumes()), {POLICY: SPEC}, rebuild_gib_per_second=12.0),
-        kills=12,
+        Scenario(tuple(crd_pools()), tuple(crd_volumes()), {POLICY: SPEC}, rebuild_gib_per_second=15.0),
+        kills=11,
         cancelled={
             "pvc-hot-3": MigrationState.ANALYZING,
             "pvc-hot-6": MigrationState.WAITING_SYNC,
             "pvc-cold-2": MigrationState.SCALING_DOWN,
         },
-        outages={"kube-apiserver": 3, "etcd": 7, "prometheus": 12},
+        outages={"kube-apiserver": 2, "etcd": 5, "prometheus": 9},
     ),
     Leg(
         BackendKind.REST,
