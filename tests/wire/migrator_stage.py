@@ -39,7 +39,8 @@ from sandbox.world.store import Store
 from tests.moves.cluster import GIB, NAMESPACE, POOLS, VOLUME, a_volume, definitions, pv_body, without_version
 
 DEADLINE = 30.0
-BRISK = MayastorSettings(rebuild_bytes_per_second=20 * GIB, create_seconds=0.05)
+BRISK = MayastorSettings(rebuild_bytes_per_second=100 * GIB, create_seconds=0.05)
+STEADY = MayastorSettings(rebuild_bytes_per_second=20 * GIB, create_seconds=0.05)
 SLOW = MayastorSettings(rebuild_bytes_per_second=0.01 * GIB, create_seconds=0.05)
 
 

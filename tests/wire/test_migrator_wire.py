@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import aiohttp
 import grpc.aio
 import msgspec
 import pytest
+import pytest_asyncio
 from couchestor.migrator.v1 import migrator_pb2 as pb
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -22,9 +24,10 @@ from common.resources.meta import LAST_MIGRATION, MOVE_MEMORY, PARKED
 from common.resources.migration import FINALIZER
 from common.rpc.errors import describe, reason_of
 from migrator.servicer import SERVICE
+from sandbox.fronts.proxy import Write
 from sandbox.world.driver import DISK_POOLS, MAYASTOR_VOLUMES
 from tests.moves.cluster import GIB, NAMESPACE, POOLS, SOURCE, TARGET, VOLUME, a_pool, a_volume
-from tests.wire.migrator_stage import DEADLINE, SLOW, Stage, eventually, stage
+from tests.wire.migrator_stage import DEADLINE, SLOW, STEADY, Stage, eventually, stage
 
 PATH = f"PATCH /apis/openebs.io/v1/namespaces/mayastor/mayastorvolumes/{VOLUME}"
 UP = {"spec": {"numReplicas": 2, "topology": {"pool": {"labelled": {"inclusion": {"pool": "pool-nvme-1"}}}}}}
@@ -47,31 +50,69 @@ def field_of(error: grpc.aio.AioRpcError) -> str:
 # --- the specification's examples ------------------------------------------------------------------------------------
 
 
-async def test_a_move_is_the_specifications_two_patches_and_leaves_the_topology_as_it_was(tmp_path: Path) -> None:
-    async with stage(tmp_path) as running:
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a whole move left behind."""
+
+    ended: pb.Migration
+    patches: list[tuple[str, dict[str, Any]]]
+    writes: list[Write]
+    volume: dict[str, Any]
+    annotations: dict[str, str]
+    events: set[tuple[str, str]]
+    """Kind and reason."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def moved(tmp_path_factory: pytest.TempPathFactory) -> Moved:
+    """Move a volume, once for all who look at what came of it."""
+    async with stage(tmp_path_factory.mktemp("moved")) as running:
         ended = await running.until_ended((await running.start()).name)
-        assert (ended.state, ended.reason) == (pb.MIGRATION_STATE_COMPLETED, "Moved")
-        assert running.patches() == [(PATH, UP), (PATH, DOWN), (PATH, {"spec": {"topology": None}})]
-        volume = await running.volume()
-        assert volume["spec"] == {"numReplicas": 1, "size": volume["spec"]["size"]}
-        assert [replica["pool"] for replica in volume["status"]["replicas"]] == [TARGET]
+        events: set[tuple[str, str]] = set()
+        async with asyncio.timeout(DEADLINE):
+            while len(events) < 4:
+                page = await running.api.list_page(EVENTS)
+                found = [msgspec.json.decode(raw) for raw in page.items]
+                events = {(event["regarding"]["kind"], event["reason"]) for event in found}
+                await asyncio.sleep(0.05)
+        annotations = (await running.pv())["metadata"]["annotations"]
+        return Moved(ended, running.patches(), running.proxy.writes, await running.volume(), annotations, events)
 
 
-async def test_every_patch_carries_the_resource_version_it_rests_on(tmp_path: Path) -> None:
-    async with stage(tmp_path) as running:
-        await running.until_ended((await running.start()).name)
-        for write in running.proxy.writes:
-            if write.method == "PATCH" and ("mayastorvolumes" in write.path or "volumemigrations" in write.path):
-                assert write.body["metadata"]["resourceVersion"]
+async def test_a_move_is_the_specifications_two_patches_and_leaves_the_topology_as_it_was(moved: Moved) -> None:
+    assert (moved.ended.state, moved.ended.reason) == (pb.MIGRATION_STATE_COMPLETED, "Moved")
+    assert moved.patches == [(PATH, UP), (PATH, DOWN), (PATH, {"spec": {"topology": None}})]
+    assert moved.volume["spec"] == {"numReplicas": 1, "size": moved.volume["spec"]["size"]}
+    assert [replica["pool"] for replica in moved.volume["status"]["replicas"]] == [TARGET]
 
 
-async def test_the_patch_is_tried_without_effect_before_the_first_write(tmp_path: Path) -> None:
-    async with stage(tmp_path) as running:
-        await running.until_ended((await running.start()).name)
-        writes = [w for w in running.proxy.writes if "mayastorvolumes" in w.path]
-        assert "dryRun=All" in writes[0].path
-        assert {"spec": writes[0].body["spec"]} == UP
-        assert sum("dryRun=All" in write.path for write in writes) == 1
+async def test_every_patch_carries_the_resource_version_it_rests_on(moved: Moved) -> None:
+    patches = [w for w in moved.writes if w.method == "PATCH" and ("mayastorvol" in w.path or "migrations" in w.path)]
+    assert len(patches) > 10
+    assert all(write.body["metadata"]["resourceVersion"] for write in patches)
+
+
+async def test_the_patch_is_tried_without_effect_before_the_first_write(moved: Moved) -> None:
+    writes = [w for w in moved.writes if "mayastorvolumes" in w.path]
+    assert "dryRun=All" in writes[0].path
+    assert {"spec": writes[0].body["spec"]} == UP
+    assert sum("dryRun=All" in write.path for write in writes) == 1
+
+
+async def test_the_persistent_volume_remembers_the_move_and_its_cooldown_begins(moved: Moved) -> None:
+    assert moved.annotations[LAST_MIGRATION].endswith("Z")
+    assert '"result":"Completed(Moved)"' in moved.annotations[MOVE_MEMORY]
+    assert PARKED not in moved.annotations
+
+
+async def test_start_and_end_are_events_of_the_volume_and_of_the_migration(moved: Moved) -> None:
+    kinds, reasons = ("PersistentVolume", "VolumeMigration"), ("MigrationStarted", "MigrationCompleted")
+    assert moved.events == {(kind, reason) for kind in kinds for reason in reasons}
+
+
+async def test_a_record_has_its_finalizer_from_the_beginning(moved: Moved) -> None:
+    created = next(w for w in moved.writes if w.method == "POST" and "volumemigrations" in w.path)
+    assert created.body["metadata"]["finalizers"] == [FINALIZER]
 
 
 async def test_a_topology_of_the_users_is_put_back_as_it_was_with_explicit_nulls(tmp_path: Path) -> None:
@@ -84,15 +125,6 @@ async def test_a_topology_of_the_users_is_put_back_as_it_was_with_explicit_nulls
         assert down == DOWN
         assert restored == {"spec": {"topology": {"pool": {"labelled": {"inclusion": {"pool": None, "site": "a"}}}}}}
         assert (await running.volume())["spec"]["topology"] == before
-
-
-async def test_the_persistent_volume_remembers_the_move_and_its_cooldown_begins(tmp_path: Path) -> None:
-    async with stage(tmp_path) as running:
-        await running.until_ended((await running.start()).name)
-        annotations = (await running.pv())["metadata"]["annotations"]
-        assert annotations[LAST_MIGRATION].endswith("Z")
-        assert '"result":"Completed(Moved)"' in annotations[MOVE_MEMORY]
-        assert PARKED not in annotations
 
 
 async def test_metrics_are_named_and_worded_as_specified(tmp_path: Path) -> None:
@@ -156,13 +188,6 @@ async def test_a_tier_brings_every_replica_there(tmp_path: Path) -> None:
         volume = await running.volume()
         assert volume["spec"] == {"numReplicas": 2, "size": volume["spec"]["size"]}
         assert {replica["pool"] for replica in volume["status"]["replicas"]} == {"pool-nvme-2", "pool-nvme-4"}
-
-
-async def test_a_record_has_its_finalizer_from_the_beginning(tmp_path: Path) -> None:
-    async with stage(tmp_path) as running:
-        await running.start()
-        created = next(w for w in running.proxy.writes if w.method == "POST" and "volumemigrations" in w.path)
-        assert created.body["metadata"]["finalizers"] == [FINALIZER]
 
 
 BAD_REQUESTS: dict[str, dict[str, Any]] = {
@@ -390,7 +415,7 @@ async def test_two_requests_for_one_volume_are_one_migration_and_one_that_gave_w
 
 
 async def test_watching_shows_each_state_and_the_progress(tmp_path: Path) -> None:
-    async with stage(tmp_path, a_volume(size=20 * GIB)) as running:
+    async with stage(tmp_path, a_volume(size=20 * GIB), mayastor=STEADY) as running:
         states: list[int] = []
         progress: list[float] = []
         watching = running.stub.WatchMigrations(pb.WatchMigrationsRequest(), timeout=DEADLINE)
@@ -505,28 +530,6 @@ async def test_lists_are_paged_newest_first_and_filtered(tmp_path: Path) -> None
         ):
             error = await refused(running.stub.ListMigrations(bad, timeout=10))
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-
-async def test_start_and_end_are_events_of_the_volume_and_of_the_migration(tmp_path: Path) -> None:
-    async with stage(tmp_path) as running:
-        name = (await running.start()).name
-        await running.until_ended(name)
-        wanted = {
-            (kind, reason) for kind in ("PersistentVolume", "VolumeMigration") for reason in ("Started", "Completed")
-        }
-        found: set[tuple[str, str]] = set()
-        async with asyncio.timeout(DEADLINE):
-            while not wanted <= found:
-                page = await running.api.list_page(EVENTS)
-                for raw in page.items:
-                    event = decoded(raw)
-                    found.add((event["regarding"]["kind"], event["reason"].removeprefix("Migration")))
-                await asyncio.sleep(0.05)
-
-
-def decoded(raw: Any) -> Any:
-
-    return msgspec.json.decode(raw)
 
 
 async def test_reflection_lists_the_service(tmp_path: Path) -> None:
