@@ -477,6 +477,8 @@ class Witness:
             self.violated(10, f"{course.name} completed and {course.volume} was not told")
         if fact is None:
             return
+        if course.alike and not pv_gone:
+            self.wanted[course.volume] = replace(self.wanted[course.volume], count=fact.count)
         for reason, what in ((Reason.REPLICA_COUNT_CHANGED, "count"), (Reason.TOPOLOGY_CHANGED, "topology")):
             if course.reason == reason and what not in course.touched and not course.alike:
                 self.violated(6, f"{course.name} says that somebody changed the {what} of {course.volume}: nobody did")
