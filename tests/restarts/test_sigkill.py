@@ -23,7 +23,7 @@ import msgspec
 import pytest
 
 from common.clock import SystemClock
-from common.kube.api import PERSISTENT_VOLUMES, VOLUME_MIGRATIONS, AlreadyExistsError, KubeApi
+from common.kube.api import LEASES, PERSISTENT_VOLUMES, VOLUME_MIGRATIONS, AlreadyExistsError, KubeApi
 from common.kube.http import HttpKubeApi
 from common.reasons import Reason
 from common.resources.memory import read_memory
@@ -322,3 +322,6 @@ async def test_a_migrator_killed_in_any_phase_finishes_what_it_began(kind: Clust
         await on.observer.look()
         assert on.observer.violations == []
         assert on.observer.looks > 20
+        await on.program.stop()
+        lease = msgspec.json.decode(await on.api.get(LEASES, "couchestor-migrator", "default"))
+        assert lease["spec"]["holderIdentity"] == "", "on SIGTERM the lease is given back"
