@@ -25,8 +25,8 @@ from sandbox.world.driver import DISK_POOLS, pool_resource
 from sandbox.world.mayastor import Faults, Settings, SimPool, SimVolume
 from sandbox.world.storage import State
 from sandbox.world.versions import MayastorVersion
+from tests.simulation.courses import Actor
 from tests.simulation.facts import ReplicaFact, Somebody, Things, VolumeFact
-from tests.simulation.invariants import Actor
 from tests.simulation.kube import Issue
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.world import NAMESPACE, PV_PREFIX, World, handle_of

@@ -7,8 +7,9 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
+from tests.simulation.bugs import MUTANTS
 from tests.simulation.campaign import HASH_SEED
-from tests.simulation.mutants import MUTANTS, SCHEDULES, hunt
+from tests.simulation.mutants import SCHEDULES, hunt
 
 TRIED = (
     "takes the copy for complete",
