@@ -32,7 +32,6 @@ from migrator.executor import Execution, Executor, NotLeaderError
 from migrator.journal import JournalLostError, RecordGoneError
 from migrator.metrics import MigratorMetrics
 
-
 QUIET_SECONDS = 0.05
 """Changes of records within this time are looked at together."""
 
