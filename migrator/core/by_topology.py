@@ -65,6 +65,8 @@ def scale_up(view: View) -> Decision:
     if last is not None and last.outcome is Outcome.REFUSED:
         return finish(view, Reason.WRITE_REFUSED, f"the scale-up was refused: {last.detail}")
     if view.added:
+        if view.lost_originals:
+            return view.wait(Reason.WAITING_FOR_ORIGINALS, f"the replica on {view.lost_originals[0].pool} is gone")
         refused = _next_refused(view)
         if refused is not None:
             return view.wait(refused.reason, f"before the next replica: {refused.detail}")
