@@ -302,10 +302,12 @@ def _stays_incomplete(view: View, plan: LeverSet) -> bool:
     """
     Whether nothing depends on the copy's being incomplete, or it will be so for long enough.
 
-    What is read of it may be as old as the cache, and the call may take as long as any operation.
+    What is read of it may be as old as the cache, and the call may take as long as any operation. One whose pool is
+    away comes back as it was, which may have been complete; one that failed on a pool that is there stays so.
     """
     goes = next(iter((*view.strange, *view.new)))
-    if plan.relies_on or goes.health is not ReplicaHealth.SYNCING:
+    failed = goes.health is ReplicaHealth.FAULTED and view.pool(goes.pool).online
+    if plan.relies_on or failed:
         return True
     needed = view.settings.read_gap_seconds + view.settings.operation_seconds
     return rebuild.remaining_seconds(view.rebuild, view.now.elapsed) > MARGIN * needed
@@ -316,4 +318,8 @@ def _unfit_to_lose_new(view: View, write: SetReplicaCount) -> str | None:
     if wrong is not None:
         return wrong
     plan = _reverse(view)
-    return "the new replica is not to be seen" if plan is None else _not_as_planned(plan, write)
+    if plan is None:
+        return "the new replica is not to be seen"
+    if isinstance(plan, LeverSet) and not _stays_incomplete(view, plan):
+        return "the copy may be complete any moment"
+    return _not_as_planned(plan, write)

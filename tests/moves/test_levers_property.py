@@ -150,7 +150,7 @@ def test_an_incomplete_new_replica_goes_in_every_version_and_also_if_it_was_comp
     cluster = seen(scene.state)
     plan = plan_reverse(cluster, cluster.volumes[VOLUME], "new", scene.abilities, OURS)
     if isinstance(plan, Refusal):
-        assert plan.reason in {Reason.NOT_PUBLISHED, Reason.AFFINITY_GROUP_MINIMUM}
+        assert plan.reason in {Reason.NOT_PUBLISHED, Reason.AFFINITY_GROUP_MINIMUM, Reason.NEIGHBOUR_DEGRADED}
         return
     assert goes_for_certain(scene, "new", plan.levers)
     complete = scene.with_volume(replace(scene.volume, replicas=replicas))

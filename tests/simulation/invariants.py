@@ -122,6 +122,10 @@ class Witness(Ends, Removals):
         if self.things is None:
             self.things = one
         if not isinstance(actor, Issue):
+            # Mayastor cordons nothing of itself: a person's change was seen together with something else.
+            for each in (each for each in changed if each[0] == "cordon" and not each[2].startswith(OURS)):
+                self.things = {key: value for key, value in self.things.items() if key != each}
+                self.things |= {each: two[each]} if each in two else {}
             return
         self.tally.writes += 1
         for each in sorted(changed):

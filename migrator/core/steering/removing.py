@@ -18,6 +18,7 @@ from migrator.core.steering.abilities import Abilities, Ability, removal_orders
 from migrator.core.steering.candidates import Footing, Pulled, decided_by, matches
 from migrator.core.steering.cluster import MARK, RestCluster, RestVolume
 from migrator.core.steering.levers import (
+    PASSING,
     CordonNode,
     CordonPool,
     LabelPool,
@@ -81,19 +82,18 @@ def plan_reverse(
     """
     Find the levers with which the new replica goes again, by its identity.
 
-    While its copy is being made it is planned as if it were Synced, because it may be by the time of the call. Where
-    that cannot be steered, or it has failed, its health is relied upon: in every version an incomplete replica goes
-    before a complete one.
+    While its copy is being made, or is away, it is planned as if it were Synced, because it may be by the time of the
+    call; what keeps levers away for a moment is waited for. Where it cannot be steered its health is relied upon: in
+    every version an incomplete replica goes before a complete one.
     """
     replica = volume.replica(new)
     if replica is None:
         return Refusal(Reason.SOURCE_NOT_FOUND, f"volume {volume.uuid} has no replica {new}")
     if replica.health not in {ReplicaHealth.SYNCING, ReplicaHealth.FAULTED}:
         return plan_removal(cluster, volume, new, abilities, mark)
-    if replica.health is ReplicaHealth.SYNCING:
-        as_synced = plan_removal(cluster, _as_if_synced(volume, new), new, abilities, mark)
-        if isinstance(as_synced, LeverSet):
-            return as_synced
+    as_synced = plan_removal(cluster, _as_if_synced(volume, new), new, abilities, mark)
+    if isinstance(as_synced, LeverSet) or as_synced.reason in PASSING:
+        return as_synced
     removal = _Removal(cluster, volume, replica)
     for check in (_published, _single_nexus, _all_there, _stays_enough, _stays_synced):
         refusal = check(removal)
