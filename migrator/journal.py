@@ -38,6 +38,7 @@ from migrator.core.model import (
     End,
     FenceVolume,
     Noted,
+    Outcome,
     ReleaseLevers,
     Seen,
     SetReplicaCount,
@@ -298,7 +299,9 @@ def _without_retried(status: MigrationStatus, history: History, decision: Do) ->
     at = next(i for i, step in enumerate(status.steps) if step.number == last.number and step.kind is StepKind.INTENT)
     # States entered since stay on record: the time in them is reckoned from there.
     kept = tuple(step for step in status.steps[at:] if step.kind is StepKind.STATE)
-    tries = last.tries if last.outcome is not None or last.fate is Fate.UNSURE else last.tries - 1
+    # A try that found somebody busy failed at nothing, and must not make the pause after a failure longer.
+    counts = last.outcome is not Outcome.BUSY if last.outcome is not None else last.fate is Fate.UNSURE
+    tries = last.tries if counts else last.tries - 1
     return replace(status, steps=(*status.steps[:at], *kept)), last.number, tries
 
 

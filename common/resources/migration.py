@@ -111,7 +111,7 @@ class Step(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     levers_left: bool = False
     """Of an outcome: some of the intent's levers may still be pulled."""
     repeats: int = 0
-    """How often this entry was updated in place instead of a new one being written."""
+    """How often this entry was updated in place instead of a new one being written; not when somebody was busy."""
 
 
 class ReplicaRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

@@ -12,6 +12,7 @@ import pytest
 from common.kube.api import VOLUME_MIGRATIONS
 from common.reasons import Reason
 from common.resources.migration import MigrationState, VolumeMigration
+from migrator.backends.rest.answers import Meaning, Refused, RestError
 from migrator.core.steering.abilities import Ability
 from sandbox.fronts.mayastor_rest.faults import Effect, Fault
 from sandbox.world.choosing import candidates
@@ -19,7 +20,7 @@ from sandbox.world.control.plane import ControlSettings
 from sandbox.world.mayastor import Faults
 from sandbox.world.storage import SimPool, SimVolume, State
 from sandbox.world.versions import MayastorVersion
-from tests.moves.rest_moves import CACHE, OPERATION, POOLS, UUID, Happening, Scene, a_pool, a_volume, told
+from tests.moves.rest_moves import CACHE, OPERATION, POLL, POOLS, UUID, Happening, Scene, a_pool, a_volume, told
 from tests.simulation.loop import VirtualLoop
 
 SYNCING, DOWN = MigrationState.WAITING_SYNC, MigrationState.SCALING_DOWN
@@ -285,6 +286,29 @@ def test_a_count_that_takes_effect_after_it_was_given_up_is_seen(count: str) -> 
 def test_a_lever_of_which_nobody_answers_is_let_go_all_the_same(effect: Effect, method: str) -> None:
     fault = inject(effect, r"nodes/node-\d/cordon", method=method)
     tell(Reason.MOVED, ["nvme-3"], prepare=lambda scene: scene.front.inject(fault))
+
+
+def test_a_control_plane_that_was_busy_for_long_makes_no_later_pause_longer() -> None:
+    answers = iter([Meaning.BUSY] * 12 + [Meaning.GONE])
+
+    async def story(loop: VirtualLoop) -> None:
+        scene = Scene(loop, a_volume())
+        tried: list[float] = []
+
+        async def answer(what: str) -> None:
+            if what.endswith("replica_count/2"):
+                tried.append(loop.time())
+                if (meaning := next(answers, None)) is not None:
+                    raise RestError(what, Refused(meaning, 400))
+
+        scene.writes.before_write = answer
+        name = await scene.admit()
+        assert await scene.live(name)
+        await scene.ended(name, Reason.MOVED, pools=["nvme-3"])
+        assert len(tried) == 14
+        assert tried[-1] - tried[-2] < 2 * POLL
+
+    told(story)
 
 
 # --- what was relied upon does not hold ------------------------------------------------------------------------------
