@@ -24,7 +24,8 @@ from migrator.backends.rest.backend import Names, RestBackend
 from migrator.backends.rest.client import RestClient
 from migrator.backends.rest.disk_pools import DiskPoolLabels
 from migrator.backends.rest.token import TokenFile
-from migrator.core.steering.abilities import Ability
+from migrator.core.steering.abilities import Abilities, Ability
+from migrator.core.steering.cluster import RestCluster
 from migrator.held_levers import HeldLevers
 from migrator.placements import Placements
 
@@ -172,6 +173,8 @@ class RestParts:
         )
         self._due = asyncio.Event()
         self._told: dict[str, tuple[Refusal, ...]] = {}
+        self._checked: tuple[RestCluster, Abilities] | None = None
+        """What the last check of all volumes rested on when it began."""
         self.named = False
         """Whether every volume has the name of its PersistentVolume."""
 
@@ -204,8 +207,13 @@ class RestParts:
                 await self._recheck_all()
             else:
                 self._told.clear()
+                self._checked = None
 
     async def _recheck_all(self) -> None:
+        ground = self.backend.cluster, self.backend.abilities
+        if self._checked is not None and self._checked[0] is ground[0] and self._checked[1] == ground[1]:
+            return  # what people change about a volume is told when they do
+        self._checked = ground
         names = list(self.backend.volumes)
         self._told = {name: told for name, told in self._told.items() if name in self.backend.volumes}
         for start in range(0, len(names), SLICE):

@@ -68,9 +68,9 @@ async def running(backend: RestBackend) -> AsyncIterator[RestBackend]:
 
 async def next_round(backend: RestBackend) -> None:
     """Let the poller come round once more."""
-    before = backend._copy.now
+    before = backend._copy.rounds
     backend.hurry()
-    await until(lambda: backend._copy.now is not before)
+    await until(lambda: backend._copy.rounds > before)
 
 
 def uuid(number: int) -> str:

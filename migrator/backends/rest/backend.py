@@ -107,6 +107,7 @@ class RestBackend:
         self._volumes: dict[str, VolumeSeen] = {}
         self._pools: dict[str, Pool] = {}
         self._cluster: RestCluster | None = None
+        self._put_together: tuple[RestCluster, Sequence[Lever], RestCluster] | None = None
         """The copy without levers of ours; None: they, or the copy, may be others by now."""
         self._ours = Ours(clock, levers, lambda: self._actor.pulled)
         grown = self._grown = LatelyGrown(clock)
@@ -185,9 +186,12 @@ class RestBackend:
 
     @property
     def cluster(self) -> RestCluster:
-        """The copy as steering looks at it, without levers of ours."""
+        """The copy as steering looks at it, without levers of ours; the very same object where nothing changed."""
         if self._cluster is None:
-            self._cluster = without(self._copy.cluster, self._ours.at(self._copy.began))
+            as_read, ours = self._copy.cluster, self._ours.at(self._copy.began)
+            if self._put_together is None or self._put_together[0] is not as_read or self._put_together[1] != ours:
+                self._put_together = as_read, ours, without(as_read, ours)
+            self._cluster = self._put_together[2]
         return self._cluster
 
     @property

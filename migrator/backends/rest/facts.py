@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
 
 from common.placement import Pool, Replica, ReplicaHealth
 from migrator.backends.rest import shapes
@@ -180,9 +179,9 @@ def _keys(nexus: shapes.Nexus) -> Iterable[str]:
     A target that was shut down may have lost the first, one of other making may lack the query of the second.
     """
     for uri in (nexus.device_uri, *(child.uri for child in nexus.children)):
-        split = urlsplit(uri)
-        yield from parse_qs(split.query).get("uuid", ())
-        yield split.path.rpartition(":")[2].rpartition("/")[2]
+        path, _, query = uri.partition("?")
+        yield from (part.removeprefix("uuid=") for part in query.split("&") if part.startswith("uuid="))
+        yield path.rpartition(":")[2].rpartition("/")[2]
 
 
 # --- pools and nodes ---------------------------------------------------------------------------------------------

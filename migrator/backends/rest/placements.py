@@ -86,6 +86,9 @@ class RestCopy:
         self._due = asyncio.Event()
         self._whole = asyncio.Event()
         self.now = Round()
+        """What the last round found that found something new."""
+        self.rounds = 0
+        """How many were whole."""
         self._put_together: tuple[Round, RestCluster] | None = None
         self.problem = ""
         """Why the last round failed; empty if it did not."""
@@ -158,7 +161,10 @@ class RestCopy:
         began = self._clock.monotonic()
         found = await self._round()
         changed = found != self.now
-        self.now, self._heard_at, self.problem = found, began, ""
+        if changed:  # else what was concluded from the one before still stands
+            self.now = found
+        self._heard_at, self.problem = began, ""
+        self.rounds += 1
         self._whole.set()
         self._pace(found, self._clock.monotonic() - began, changed=changed)
 

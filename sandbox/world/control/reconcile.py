@@ -7,6 +7,7 @@ What happens by itself as time passes: rebuilds go on, slow operations are done,
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -81,25 +82,30 @@ def _next_moment(plane: Plane, now: float, settings: ControlSettings) -> float:
 def restless(plane: Plane) -> bool:
     """Whether anything changes by itself."""
     drained = any(node.drains for node in plane.nodes.values())
-    return bool(plane.changes or plane.storage.leftovers or drained or unsettled(plane))
+    return bool(plane.changes or plane.storage.leftovers or drained) or next(_unsettled(plane), None) is not None
 
 
 def unsettled(plane: Plane) -> list[str]:
     """The volumes that change by themselves. All others stay as they are, however much time passes."""
+    return list(_unsettled(plane))
+
+
+def _unsettled(plane: Plane) -> Iterator[str]:
     storage = plane.storage
     lost = {name for name in storage.pools if not storage.reachable(name)}
-    return [
-        name
-        for name, volume in storage.volumes.items()
-        if len(volume.replicas) != volume.replica_count
-        or any(
-            replica.copy is not Copy.COMPLETE
-            or replica.away_since is not None
-            or replica.pool in lost
-            or (volume.target_node is not None and not replica.attached)
-            for replica in volume.replicas
-        )
-    ]
+    return (name for name, volume in storage.volumes.items() if _stirs(volume, lost))
+
+
+def _stirs(volume: SimVolume, lost: Set[str]) -> bool:
+    if len(volume.replicas) != volume.replica_count:
+        return True
+    published = volume.target_node is not None
+    for replica in volume.replicas:
+        if replica.copy is not Copy.COMPLETE or replica.away_since is not None or replica.pool in lost:
+            return True
+        if published and not replica.attached:
+            return True
+    return False
 
 
 def _pass(plane: Plane, now: float, rng: Random, settings: ControlSettings, changes: list[Change]) -> Plane:
