@@ -63,6 +63,8 @@ class Course:
     """Whether somebody set the very count that it would have set."""
     began: float = 0.0
     ended: float = 0.0
+    scaled_up: bool = False
+    """Whether it ever was in ScalingUp."""
 
     @property
     def active(self) -> bool:

@@ -209,7 +209,8 @@ class Witness(Ends, Removals):
             if other is not None and other is not course:
                 self.violated(4, f"{course.volume}: {other.name} and {course.name} are active at once")
             self.at_work[course.volume] = course
-        if course.state == "ScalingUp":
+        if course.state == "ScalingUp" and not course.scaled_up:
+            course.scaled_up = True
             tally.scaled_up += 1
         if MigrationState(course.state).terminal:
             course.ended = now

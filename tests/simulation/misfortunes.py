@@ -28,6 +28,8 @@ from tests.simulation.rest_world import NODES
 
 FORGETTABLE: Final[tuple[Resource, ...]] = (VOLUME_MIGRATIONS, PERSISTENT_VOLUMES, MAYASTOR_VOLUMES, DISK_POOLS)
 
+POLICIES: Final = ("tiering", "by-hand")
+
 
 class Misfortunes(Asking):
     """Lets things happen."""
@@ -109,13 +111,15 @@ class Misfortunes(Asking):
         self._sim.faults.count += 1
 
     def _move_target(self, course: Course) -> None:
-        self._sim.world.set_target(course.volume, self._rng.choice(NODES))
+        self._publish(course.volume)
 
     def _unpublish(self, course: Course) -> None:
         self._sim.world.set_target(course.volume, None)
         if self._rng.random() < 0.7:
-            node = self._rng.choice(NODES)
-            self._at(self._rng.uniform(1, 200), lambda: self._sim.world.set_target(course.volume, node))
+            self._at(self._rng.uniform(1, 200), partial(self._publish, course.volume))
+
+    def _publish(self, volume: str) -> None:
+        self._sim.world.set_target(volume, self._rng.choice(NODES))
 
     def _delete_volume(self, course: Course) -> None:
         if self._rng.random() < 0.5:
@@ -218,12 +222,14 @@ class Misfortunes(Asking):
             self._sim.kill(process)
 
     def _change_policy(self) -> None:
-        name = self._rng.choice(("tiering", "by-hand"))
-        body = {"spec": self._rng.choice(({"enabled": False}, {"maxConcurrentMigrations": 1}, {"enabled": True}))}
-        self._sim.world.by_user(lambda store: store.patch(STORAGE_POLICIES, name, body))
+        change = self._rng.choice(({"enabled": False}, {"maxConcurrentMigrations": 1}, {"enabled": True}))
+        self._set_policy(self._rng.choice(POLICIES), change)
+
+    def _set_policy(self, name: str, change: Mapping[str, Any]) -> None:
+        self._sim.world.by_user(lambda store: store.patch(STORAGE_POLICIES, name, {"spec": change}))
 
     def _delete_policy(self) -> None:
-        name = self._rng.choice(("tiering", "by-hand"))
+        name = self._rng.choice(POLICIES)
         self._sim.world.by_user(lambda store: store.delete(STORAGE_POLICIES, name))
 
     def _fill_pool(self) -> None:

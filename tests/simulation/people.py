@@ -14,10 +14,12 @@ from typing import Final
 from sandbox.world.storage import SimVolume
 from tests.simulation.courses import Course
 from tests.simulation.heat import COLD, HOT, WARM, Weather
-from tests.simulation.misfortunes import Misfortunes
+from tests.simulation.misfortunes import POLICIES, Misfortunes
 
 MISPLACED: Final = 0.05
 """Share of new replicas that Mayastor puts elsewhere."""
+DROPPED: Final = 0.8
+"""Share of schedules at whose end the policies are disabled, and the moves that wait are cancelled."""
 ENDED: Final = frozenset({"Completed", "Aborted", "Failed", "Gone"})
 TARGETED: Final = {"ScalingUp": 0.15, "WaitingSync": 0.35, "ScalingDown": 0.2}
 """Share of a migration's changes of state upon which something befalls it."""
@@ -31,9 +33,9 @@ class People(Misfortunes):
         self._busy = True
         rng, horizon = self._rng, self._sim.plan.timing.horizon
         for volume in self._sim.plan.volumes:
-            if rng.random() < 0.5:
-                self._at(rng.uniform(3, 0.5 * horizon), partial(self.ask, volume))
-            if rng.random() < 0.3:
+            if rng.random() < 0.6:
+                self._at(rng.uniform(0.05, 0.4) * horizon, partial(self.ask, volume))
+            if rng.random() < 0.15:
                 self._at(rng.uniform(0.4, 1.0) * horizon, partial(self.ask, volume))
             self._at(0.0, partial(self._warm, volume))
             for _ in range(rng.randrange(3)):
@@ -59,11 +61,20 @@ class People(Misfortunes):
         """Not enough happened yet: ask for more, and see to it that somebody dies."""
         sim, rng = self._sim, self._rng
         busy = {course.volume for course in sim.witness.courses.values() if course.state not in ENDED}
-        idle = [volume for volume in sim.plan.volumes if volume.name not in busy]
+        idle = [volume for volume in sim.plan.volumes if volume.name not in busy and self._whole(volume.name)]
         for volume in rng.sample(idle, min(2, len(idle))):
             self.ask(volume)
         if sim.tally.crashes == 0:
             self._kill_leader()
+        if self._calm:
+            # A volume that lost a copy and that nobody uses does not heal, and nothing near it is moved until it has.
+            for volume in sim.plan.volumes:
+                if volume.name not in sim.world.attached and sim.world.volume(volume.name) is not None:
+                    self._told("publish", volume.name, partial(self._publish, volume.name))
+
+    def _whole(self, volume: str) -> bool:
+        fact = self._sim.world.volume(volume)
+        return fact is not None and len(fact.usable) == fact.count
 
     def soothe(self) -> None:
         """Nothing befalls anybody any more; moves are still asked for."""
@@ -71,9 +82,15 @@ class People(Misfortunes):
         self._sim.heat.weather = Weather.FRESH
 
     def rest(self) -> None:
-        """Nobody does anything any more."""
+        """Nobody asks for anything any more; most often what was not yet begun is not wanted either."""
         self.soothe()
         self._busy = False
+        if self._rng.random() < DROPPED:
+            for name in POLICIES:
+                self._told("stop", name, partial(self._set_policy, name, {"enabled": False}))
+            for course in list(self._sim.witness.courses.values()):
+                if course.state == "Pending":
+                    self._told("drop", course.volume, partial(self._cancel, course))
 
     def _on_state(self, course: Course) -> None:
         if self._busy and not self._calm and course.state == "ScalingUp" and self._rng.random() < MISPLACED:

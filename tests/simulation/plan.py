@@ -81,21 +81,21 @@ def draw(seed: int, backend: BackendName | None = None) -> Plan:
     """Draw everything from the seed."""
     rng = Random(f"plan {seed}")
     chosen = backend or backend_of(seed)
-    lease = rng.choice((9.0, 12.0, 15.0))
+    lease = rng.choice((6.0, 9.0))
     timing = Timing(
         timeout=rng.choice((60.0, 120.0, 240.0)),
-        poll=rng.choice((2.0, 5.0, 10.0)),
+        poll=rng.choice((2.0, 5.0)),
         lease=lease,
         renew=round(lease * rng.choice((0.6, 0.7, 0.8)), 1),
         retry=round(lease / 4, 1),
         admission=rng.choice((2.0, 5.0)),
         reconcile=rng.choice((20.0, 40.0)),
         cooldown=rng.choice((60.0, 150.0, 600.0)),
-        horizon=rng.choice((120.0, 200.0, 300.0) if chosen is BackendName.CRD else (120.0, 150.0, 200.0)),
+        horizon=rng.choice((30.0, 45.0, 70.0)),
     )
     mayastor = Mayastor(
         version=rng.choice((*MayastorVersion, MayastorVersion.OPENEBS_4_3, MayastorVersion.OPENEBS_4_4)),
-        cache_seconds=rng.choice((6.0, 10.0, 10.0)),
+        cache_seconds=rng.choice((4.0, 4.0, 6.0)),
         pool_cordon_counts=rng.random() < 0.5,
         away_seconds=rng.choice((20.0, 600.0)),
         ties=rng.choice((Ties.CHANCE, Ties.REGISTRY)),
@@ -128,11 +128,11 @@ def draw(seed: int, backend: BackendName | None = None) -> Plan:
         storage=storage,
         pods=(
             *(f"migrator-{index}" for index in range(rng.choice((2, 2, 3) if chosen is BackendName.CRD else (2,)))),
-            *(f"planner-{index}" for index in range(rng.choice((1, 2)))),
+            *(f"planner-{index}" for index in range(rng.choice((1, 1, 2)))),
         ),
         policy_cap=rng.choice((1, 2, 4)),
         mayastor=mayastor,
-        operation_seconds=rng.choice((6.0, 8.0)),
+        operation_seconds=rng.choice((4.0, 6.0)),
         lever_seconds=lever,
         pools=pools,
         volumes=_volumes(rng, pools, single=version is MayastorVersion.LATE_2024, bound=0.8 if by_labels else 0.3),

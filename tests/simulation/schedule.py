@@ -30,6 +30,10 @@ from tests.simulation.world import handle_of
 
 LONGEST_FAULTS: Final = 1_500.0
 """Seconds after which nobody asks for moves any more, whatever was reached."""
+EASED: Final = 1.3
+"""So many times the horizon, and nothing goes wrong any more even where not enough has happened."""
+QUIET_SECONDS: Final = 25.0
+"""For so long, at least, everything is watched after that."""
 LONGEST_REST: Final = 4_000.0
 """Seconds within which everything must have come to rest after that."""
 
@@ -103,10 +107,10 @@ class Simulation(Fleet):
         await asyncio.sleep(horizon)
         self.faults.ease()
         while not self.eventful and self.loop.time() < LONGEST_FAULTS:
-            if self.loop.time() >= 2 * horizon:
+            if self.loop.time() >= EASED * horizon:
                 self._calm()
             self.people.hurry()
-            await asyncio.sleep(10.0)
+            await asyncio.sleep(5.0)
 
     @property
     def eventful(self) -> bool:
@@ -130,9 +134,9 @@ class Simulation(Fleet):
         """Wait until all migrations have ended, and for what may still arrive late."""
         began = self.loop.time()
         while self.loop.time() - began < LONGEST_REST:
-            await asyncio.sleep(10.0)
+            await asyncio.sleep(5.0)
             quiet = all(MigrationState(course.state).terminal for course in self.witness.courses.values())
-            if quiet and not self.faults.on_their_way and self.loop.time() - began >= 40.0:
+            if quiet and not self.faults.on_their_way and self.loop.time() - began >= QUIET_SECONDS:
                 return
 
     def _disturbed(self, at: float) -> bool:
