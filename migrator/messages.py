@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from common import placement
+from common.durations import format_duration, format_moment
 from common.resources.migration import MigrationState, VolumeMigration
 from common.rpc.errors import InvalidArgument
 
@@ -155,7 +156,7 @@ def timeout(request: pb.StartMigrationRequest) -> timedelta | None:
     except (ValueError, OverflowError) as error:
         raise InvalidArgument("timeout", f"timeout is not a duration: {error}") from error
     if given <= timedelta(0) or given > MAX_TIMEOUT:
-        raise InvalidArgument("timeout", f"timeout {given.total_seconds():g} s is not between 0 and 7 days")
+        raise InvalidArgument("timeout", f"timeout {format_duration(given)} is not between 0 and 7 days")
     return given
 
 
@@ -168,7 +169,7 @@ def not_after(request: pb.StartMigrationRequest, now: datetime) -> datetime | No
     except (ValueError, OverflowError) as error:
         raise InvalidArgument("not_after", f"not_after is not a time: {error}") from error
     if given <= now:
-        raise InvalidArgument("not_after", f"not_after {given.isoformat()} is past already")
+        raise InvalidArgument("not_after", f"not_after {format_moment(given)} is past already")
     return given
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from common.durations import format_moment
 from common.placement import Pool
 from common.quantities import format_bytes
 from common.reasons import Reason
@@ -173,7 +174,7 @@ def _withdrawn(record: VolumeMigration, now: datetime) -> tuple[Reason, str] | N
     if record.spec.cancel_requested:
         return Reason.CANCELLED, "cancelled before it began"
     if record.spec.not_after is not None and now > record.spec.not_after:
-        return Reason.PLAN_EXPIRED, f"not to be begun after {record.spec.not_after.isoformat()}"
+        return Reason.PLAN_EXPIRED, f"not to be begun after {format_moment(record.spec.not_after)}"
     return None
 
 

@@ -6,6 +6,7 @@ Nothing has been written yet, and until it is, any doubt ends it.
 
 from __future__ import annotations
 
+from common.durations import format_moment
 from common.reasons import Reason
 from common.resources.meta import PIN
 from common.resources.migration import ReplicaRecord
@@ -39,9 +40,12 @@ def _why_not(view: View) -> tuple[Reason, str] | None:
         return view.cancelled, "cancelled before anything was written"
     not_after = view.record.spec.not_after
     if not_after is not None and view.now.wall > not_after:
-        return Reason.PLAN_EXPIRED, f"not to be begun after {not_after.isoformat()}"
+        return Reason.PLAN_EXPIRED, f"not to be begun after {format_moment(not_after)}"
     if view.now.elapsed >= view.settings.timeout_seconds:
-        return Reason.TIMED_OUT, f"could not begin within {view.settings.timeout_seconds:g} s"
+        return (
+            Reason.TIMED_OUT,
+            f"could not begin within {view.allowed}",
+        )
     if view.seen.pv is None:
         return Reason.VOLUME_GONE, f"PersistentVolume {view.record.spec.pv_name} is gone"
     handle, asked = view.seen.pv.volume_handle, view.record.spec.volume_handle

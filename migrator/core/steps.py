@@ -9,7 +9,9 @@ enumeration and simulation ask the very same function.
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
+from common.durations import format_span
 from common.placement import Replica, ReplicaHealth
 from common.reasons import Reason
 from common.resources.migration import (
@@ -185,13 +187,16 @@ def _why_back(view: View) -> tuple[Reason, str] | None:
     if scaling_down:
         since = max(view.entered(MigrationState.SCALING_DOWN) or 0.0, view.course.since_seconds if view.course else 0.0)
         if elapsed - since >= settings.timeout_seconds:
-            return Reason.TIMED_OUT, f"not fit to scale down within {settings.timeout_seconds:g} s"
+            return Reason.TIMED_OUT, f"not fit to scale down within {view.allowed}"
         return None
     ready = bool(view.arrived) and view.unfit((*view.arrived, *view.kept)) is None and steering_of(view).removable(view)
     if not ready and rebuild.overdue(
         view.rebuild, elapsed, timeout=view.begun_at + settings.timeout_seconds, poll=settings.poll_seconds
     ):
-        return Reason.TIMED_OUT, f"not Synced after {elapsed:.0f} s ({settings.timeout_seconds:g} s allowed)"
+        return (
+            Reason.TIMED_OUT,
+            f"not Synced after {format_span(timedelta(seconds=elapsed))}; {view.allowed} is allowed",
+        )
     return None
 
 

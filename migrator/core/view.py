@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final
 
+from common.durations import format_span
 from common.placement import Pool, Replica
 from common.reasons import Reason
 from common.resources.migration import (
@@ -157,6 +159,11 @@ class View:
         gone = {move.source.pool for move in self.record.spec.moves[: self.leg]}
         kept = tuple(record for record in self.status.original_replicas if record.pool not in gone)
         return (*kept, *self.status.new_replicas[: self.leg])
+
+    @property
+    def allowed(self) -> str:
+        """How long it may take, as people are told."""
+        return format_span(timedelta(seconds=self.settings.timeout_seconds))
 
     @property
     def begun_at(self) -> float:
