@@ -193,7 +193,8 @@ class CrdWorld(World):
         if self.witness is not None:
             self.witness.acting = Somebody.MAYASTOR
         for name, volume in self.state.volumes.items():
-            if before.volumes.get(name) is not volume or name not in before.volumes:
+            there = name in self._resources  # one that was deleted is forgotten with the next look
+            if there and (before.volumes.get(name) is not volume or name not in before.volumes):
                 self._patch(MAYASTOR_VOLUMES, name, volume_status(self.state, volume))
         for name in self.state.pools:
             status = pool_status(self.state, name)

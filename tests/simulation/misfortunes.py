@@ -119,7 +119,9 @@ class Misfortunes(Asking):
             self._at(self._rng.uniform(1, 200), partial(self._publish, course.volume))
 
     def _publish(self, volume: str) -> None:
-        self._sim.world.set_target(volume, self._rng.choice(NODES))
+        node = self._rng.choice(NODES)
+        if self._sim.world.volume(volume) is not None:
+            self._sim.world.set_target(volume, node)
 
     def _delete_volume(self, course: Course) -> None:
         if self._rng.random() < 0.5:
