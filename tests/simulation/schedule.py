@@ -202,4 +202,5 @@ def hush() -> None:
     """Make this process one that does nothing but run schedules, and says nothing of what they leave."""
     sys.unraisablehook = lambda _told: None
     warnings.simplefilter("ignore", RuntimeWarning)
-    gc.freeze()
+    if gc.get_freeze_count() == 0:  # once: what schedules have left since would never be cleared away
+        gc.freeze()
