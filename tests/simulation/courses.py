@@ -88,6 +88,8 @@ class Down:
     fact: VolumeFact
     """The volume just before."""
     gone: set[str] = field(default_factory=set)
+    overtaken: bool = False
+    """Whether somebody changed the topology, by which Mayastor chooses, before the replica was gone."""
 
 
 class Basis:

@@ -77,6 +77,8 @@ class Witness(Ends, Removals):
                 course.foreign.add("topology")
         if after.count < before.count:
             self.downs.pop(name, None)
+        elif after.topology != before.topology and name in self.downs:
+            self.downs[name].overtaken = True
 
     def _we_wrote(self, issue: Issue, name: str, before: VolumeFact, after: VolumeFact) -> None:
         self.tally.writes += 1

@@ -79,6 +79,8 @@ class Removals(Basis):
             self.violated(7, f"{course.name}: preservation mode, and {name} lost {fact.pool_of(uuid)}")
         if self.now() - down.issue.at > self.rules.decided_within:
             return  # all were complete, and which of them Mayastor drops without levers nobody can tell
+        if down.overtaken:
+            return  # the same, of a topology that is not the one it was decided upon
         purpose = down.issue.intent.get("purpose")
         sources = {source for source, _ in course.moves}
         if purpose == "ScaleDown" and not (original and fact.pool_of(uuid) in sources):
