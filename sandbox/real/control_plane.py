@@ -128,6 +128,9 @@ class ControlPlane(Stored):
             for definition in definitions:
                 for path in _served_paths(definition):
                     await _until_served(client, path, deadline_seconds)
+                for path in _schema_paths(definition):
+                    kind = definition["spec"]["names"]["kind"]
+                    await _until_served(client, path, deadline_seconds, naming=f'"{kind}"')
 
     def _etcd(self, url: str) -> Program:
         async def ready() -> bool:
@@ -236,13 +239,23 @@ def _served_paths(definition: Mapping[str, Any]) -> list[str]:
     ]
 
 
-async def _until_served(client: aiohttp.ClientSession, path: str, deadline_seconds: float) -> None:
-    """Wait until a GET of `path` is answered with 200. A definition is served a moment after it is Established."""
+def _schema_paths(definition: Mapping[str, Any]) -> list[str]:
+    """Where the API server publishes the schema of each version of a definition, later still than it serves it."""
+    spec = definition["spec"]
+    return [f"/openapi/v3/apis/{spec['group']}/{version['name']}" for version in spec["versions"] if version["served"]]
+
+
+async def _until_served(client: aiohttp.ClientSession, path: str, deadline_seconds: float, *, naming: str = "") -> None:
+    """
+    Wait until a GET of `path` is answered with 200, and what it answers has a name in it.
+
+    A definition is served a moment after it is Established.
+    """
     try:
         async with asyncio.timeout(deadline_seconds):
             while True:
                 async with client.get(path) as answer:
-                    if answer.status == 200:
+                    if answer.status == 200 and naming in await answer.text():
                         return
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:

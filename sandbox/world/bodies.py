@@ -32,9 +32,11 @@ def kept(value: Any) -> Any:
 
     Until it is kept, 5.0 is another value than 5 there: to write 5.0 over 5 in a spec raises the generation.
     """
+    if isinstance(value, str):  # as most are
+        return value
+    if isinstance(value, dict):
+        return {key: kept(item) for key, item in value.items()}
     match value:
-        case dict():
-            return {key: kept(item) for key, item in value.items()}
         case list():
             return [kept(item) for item in value]
         case float() if value.is_integer() and abs(value) < _LARGEST_EXACT_FLOAT:
