@@ -157,7 +157,7 @@ def foreign(view: View) -> tuple[Reason, str] | None:
     where = ", ".join(replica.pool for replica in view.new)
     return (
         Reason.REPLICA_COUNT_CHANGED,
-        f"a replica came on {where}, by somebody or by a call of ours that was given up",
+        f"a replica came on {where}, by somebody, by self-healing or by a call of ours that was given up",
     )
 
 

@@ -309,9 +309,10 @@ class View:
             return None
         if last.outcome is Outcome.CONFLICT and last.tries <= 3:
             return None  # something else had changed the object: the fresh read is all that was missing
-        # Whoever is busy will be free, and says nothing of when: it is asked as often as a rebuild is looked at.
-        longest = self.settings.poll_seconds if last.outcome is Outcome.BUSY else BACKOFF_MAX_SECONDS
-        pause = min(BACKOFF_SECONDS * 2 ** min(last.tries - 1, 10), max(longest, BACKOFF_SECONDS))
+        pause = min(BACKOFF_SECONDS * 2 ** min(last.tries - 1, 10), BACKOFF_MAX_SECONDS)
+        if last.outcome is Outcome.BUSY and last.tries > 1:
+            # Whoever is busy will be free, and says nothing of when: it is asked as often as a rebuild is looked at.
+            pause = max(BACKOFF_SECONDS, self.settings.poll_seconds)
         left = last.ended_at + pause - self.now.elapsed
         if left <= 0:
             return None

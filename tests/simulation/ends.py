@@ -28,7 +28,7 @@ class Ends(Basis):
             self.wanted[course.volume] = replace(self.wanted[course.volume], count=fact.count)
         if course.state == "Failed" and not course.parked and there:
             self.violated(6, f"{course.name} failed ({course.reason}) and {course.volume} is not parked")
-        self._check_claim(course)
+        self._check_claim(course, fact)
         if course.wrote and course.volume not in self.at_work:
             self.check_left(course, fact)
         if not course.foreign:
@@ -41,11 +41,24 @@ class Ends(Basis):
         self.tally.completed += course.completed
         self.tally.rolled_back += course.state == "Aborted" and course.wrote
 
-    def _check_claim(self, course: Course) -> None:
-        """Whoever says that somebody else did something has to be right."""
+    def _check_claim(self, course: Course, fact: VolumeFact | None) -> None:
+        """Whoever says that somebody else did something has to be right, where it can be known."""
+        if self._strayed(course, fact):
+            return
         for reason, what in ((Reason.REPLICA_COUNT_CHANGED, "count"), (Reason.TOPOLOGY_CHANGED, "topology")):
             if course.reason == reason and what not in course.touched and not course.alike:
                 self.violated(6, f"{course.name} says that somebody changed the {what} of {course.volume}: nobody did")
+
+    def _strayed(self, course: Course, fact: VolumeFact | None) -> bool:
+        """
+        Tell whether a replica that came by levers is where nobody steered it.
+
+        A call that took effect late puts it there, or self-healing while nobody led; so might a person.
+        """
+        if self.backend != "rest" or fact is None or course.before is None:
+            return False
+        came = fact.pools - course.before.pools
+        return bool(came) and not came & {target for _, target in course.moves}
 
     def _check_return(self, course: Course, fact: VolumeFact) -> None:
         """After a rollback the replicas are those that there were."""
