@@ -18,6 +18,8 @@ from tests.simulation.misfortunes import POLICIES, Misfortunes
 
 MISPLACED: Final = 0.05
 """Share of new replicas that Mayastor puts elsewhere."""
+QUEUED: Final = 4
+"""So many moves are wanted at once where not enough has happened yet."""
 DROPPED: Final = 0.8
 """Share of schedules at whose end the policies are disabled, and the moves that wait are cancelled."""
 ENDED: Final = frozenset({"Completed", "Aborted", "Failed", "Gone"})
@@ -62,7 +64,7 @@ class People(Misfortunes):
         sim, rng = self._sim, self._rng
         busy = {course.volume for course in sim.witness.courses.values() if course.state not in ENDED}
         idle = [volume for volume in sim.plan.volumes if volume.name not in busy and self._whole(volume.name)]
-        for volume in rng.sample(idle, min(2, len(idle))):
+        for volume in rng.sample(idle, min(max(0, QUEUED - len(busy)), len(idle))):
             self.ask(volume)
         if sim.tally.crashes == 0:
             self._kill_leader()

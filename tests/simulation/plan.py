@@ -91,7 +91,7 @@ def draw(seed: int, backend: BackendName | None = None) -> Plan:
         admission=rng.choice((2.0, 5.0)),
         reconcile=rng.choice((20.0, 40.0)),
         cooldown=rng.choice((60.0, 150.0, 600.0)),
-        horizon=rng.choice((30.0, 45.0, 70.0)),
+        horizon=rng.choice((25.0, 40.0, 60.0)),
     )
     mayastor = Mayastor(
         version=rng.choice((*MayastorVersion, MayastorVersion.OPENEBS_4_3, MayastorVersion.OPENEBS_4_4)),

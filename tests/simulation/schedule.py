@@ -32,7 +32,7 @@ LONGEST_FAULTS: Final = 1_500.0
 """Seconds after which nobody asks for moves any more, whatever was reached."""
 EASED: Final = 1.3
 """So many times the horizon, and nothing goes wrong any more even where not enough has happened."""
-QUIET_SECONDS: Final = 25.0
+QUIET_SECONDS: Final = 20.0
 """For so long, at least, everything is watched after that."""
 LONGEST_REST: Final = 4_000.0
 """Seconds within which everything must have come to rest after that."""
