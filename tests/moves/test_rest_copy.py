@@ -118,11 +118,14 @@ async def test_only_what_changed_is_told() -> None:
         await next_round(backend)
         told: list[tuple[frozenset[str], frozenset[str]]] = []
         backend.listen(lambda volumes, pools: told.append((volumes, pools)))
+        before = backend.cluster
         await next_round(backend)
         assert told == [], "nothing changed"
+        assert backend.cluster is before, "so what was concluded of it still stands"
         await cluster.publish("n1")
         await next_round(backend)
         assert told == [(frozenset({PV}), frozenset())]
+        assert backend.cluster is not before
         told.clear()
         await stage.client.cordon_node("n3", "maintenance")
         await next_round(backend)
