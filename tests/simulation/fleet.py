@@ -272,6 +272,8 @@ class Fleet:
             return
         for other in self.witness.courses.values():
             moved = other.volume == course.volume and other.state == "Completed" and not other.dry_run
+            # What was asked for before that completed may be recorded late; whoever moves it then looks for himself.
+            moved = moved and told.at >= other.ended
             if moved and now - other.ended < self.plan.timing.cooldown - 2.0:
                 self.witness.violated(
                     10, f"{course.volume} is to be moved {now - other.ended:.0f} s after {other.name} completed"
