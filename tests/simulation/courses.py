@@ -88,6 +88,8 @@ class Down:
     fact: VolumeFact
     """The volume just before."""
     gone: set[str] = field(default_factory=set)
+    away: set[str] = field(default_factory=set)
+    """Replicas that went away before one was dropped: which one goes is then another question."""
     overtaken: bool = False
     """Whether somebody changed the topology, by which Mayastor chooses, before the replica was gone."""
 

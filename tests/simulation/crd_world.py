@@ -161,14 +161,19 @@ class CrdWorld(World):
         before = self.state
         state = adopt(self.state, self._pools.values(), self._resources.values())
         self.state, changes = self._step(state)
-        witness = self.witness
-        if witness is not None:
-            for change in changes:
-                if change.kind is ChangeKind.REMOVED:
-                    witness.removed(change.volume, change.uuid)
+        self._tell(changes)
         self._report(before)
         if any(_restless(volume) for volume in self.state.volumes.values()):
             self._look_within(TICK_SECONDS)
+
+    def _tell(self, changes: Iterable[mayastor.Change]) -> None:
+        if self.witness is None:
+            return
+        for change in changes:
+            if change.kind is ChangeKind.REMOVED:
+                self.witness.removed(change.volume, change.uuid)
+            elif change.kind is ChangeKind.AWAY:
+                self.witness.went_away(change.volume, change.uuid)
 
     def _step(self, state: State) -> tuple[State, tuple[mayastor.Change, ...]]:
         """Take a step; whom Mayastor is careless with is for that while not bound to any topology."""
@@ -214,10 +219,7 @@ class CrdWorld(World):
     def _storage(self, state: State) -> None:
         before, self.state = self.state, state
         self.state, changes = mayastor.step(self.state, self.loop.time(), self.rng, self.settings)
-        if self.witness is not None:
-            for change in changes:
-                if change.kind is ChangeKind.REMOVED:
-                    self.witness.removed(change.volume, change.uuid)
+        self._tell(changes)
         self._report(before)
         self._look_within(TICK_SECONDS)
 

@@ -25,6 +25,11 @@ class Removals(Basis):
             self.wrote[name] = course
         self.downs[name] = Down(issue, course, before)
 
+    def went_away(self, name: str, uuid: str) -> None:
+        """A replica of a volume cannot be reached any more."""
+        if name in self.downs:
+            self.downs[name].away.add(uuid)
+
     def removed(self, name: str, uuid: str) -> None:
         """Mayastor dropped a replica of a volume."""
         down = self.downs.get(name)
@@ -46,7 +51,7 @@ class Removals(Basis):
                 1,
                 f"{label}: {name} had {len(fact.usable)} Synced, {len(before.usable)} before it began, now {len(left)}",
             )
-        if uuid in fact.usable and course is not None:
+        if uuid in fact.usable - down.away and course is not None:
             self._check_choice(name, course, down, before, uuid)
         since = down.issue.intent_at
         staying = fact.uuids - down.gone - self._to_go(course, down, before)

@@ -150,6 +150,8 @@ class RestWorld(World):
             witness.spec_changed(name, one, replace(two, replicas=one.replicas))
         elif gone and isinstance(witness.acting, Issue):
             witness.dropped(name, one)
+        for replica in sorted((one.usable - two.usable) & two.uuids):
+            witness.went_away(name, replica)
         for replica in sorted(gone):
             witness.removed(name, replica)
 
