@@ -34,7 +34,7 @@ class Announcements:
 
     def ended(self, record: VolumeMigration) -> None:
         """Tell that a migration ended, if that was not told."""
-        if record.metadata.uid in self._ended:
+        if self.has_told(record):
             return
         self._ended.add(record.metadata.uid)
         status = record.status
@@ -51,6 +51,10 @@ class Announcements:
         well = status.state is MigrationState.COMPLETED
         note = f"{status.reason}: {status.message}"
         self._tell(record, "Normal" if well else "Warning", f"Migration{status.state}", note)
+
+    def has_told(self, record: VolumeMigration) -> bool:
+        """Whether a migration was told to have ended."""
+        return record.metadata.uid in self._ended
 
     def forget(self, record: VolumeMigration) -> None:
         """The record is collected, and will not be seen again."""

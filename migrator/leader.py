@@ -304,6 +304,8 @@ class Leader:
             return
         self._roster.forget(record)
         self._backoff.pop(record.metadata.name, None)
+        if self._announce.has_told(record):
+            return  # it came to its end before, and a list that was long on its way did not know
         if not orphans.was_written_for(record):
             self._log.warning("record gone before anything was written", migration=record.metadata.name, why=why)
             return

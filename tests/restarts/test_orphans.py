@@ -185,6 +185,21 @@ async def test_it_is_told_of_once_though_the_copy_shows_it_for_long() -> None:
         assert town.ends("pvc-0") == ["Failed(RecordLost)"]
 
 
+async def test_a_record_that_came_to_its_end_is_not_lost_whatever_an_older_list_says() -> None:
+    async with a_town() as town:
+        leader = await town.leader("one")
+        name = await town.ask("pvc-0", "cold-0", "hot-0")
+        await town.until(lambda: town.state(name) is MigrationState.WAITING_SYNC)
+        before = town.record(name)
+        await town.until(lambda: town.ended(name) and not town.record(name).metadata.finalizers)
+        await town.api.delete(VOLUME_MIGRATIONS, name)
+        leader.app.leader._start_all((before,))
+        await town.advance(5)
+        assert not leader.logged("record lost")
+        assert PARKED not in pv_annotations(town, "pvc-0")
+        assert town.ends("pvc-0") == ["Completed(Moved)"]
+
+
 async def test_an_old_leader_that_wakes_late_says_nothing_of_a_record_that_went() -> None:
     """It slept past the end of its lease; the record may have ended, and been collected, under another leader."""
     async with a_town(mayastor=SLOW) as town:
