@@ -125,6 +125,8 @@ class Basis:
         self.at_work: dict[str, Course] = {}
         self.wrote: dict[str, Course] = {}
         """The migration that wrote last, by volume."""
+        self.counted: dict[str, tuple[Issue, int]] = {}
+        """By volume, the last write of ours that changed its count, and the count before."""
         self.downs: dict[str, Down] = {}
         self.reads: defaultdict[tuple[Process, str], deque[Read]] = defaultdict(lambda: deque(maxlen=8))
         self.things: dict[tuple[str, str, str], str] | None = None

@@ -71,7 +71,7 @@ class Witness(Ends, Removals):
                 course.alike = True
                 self.wanted[name] = replace(self.wanted[name], count=wanted.count)
         if course is not None and course.wrote:
-            if after.count != before.count:
+            if after.count != before.count and not self._undone(name, course, after):
                 course.foreign.add("count")
             if after.topology != before.topology:
                 course.foreign.add("topology")
@@ -79,6 +79,18 @@ class Witness(Ends, Removals):
             self.downs.pop(name, None)
         elif after.topology != before.topology and name in self.downs:
             self.downs[name].overtaken = True
+
+    def _undone(self, name: str, course: Course, after: VolumeFact) -> bool:
+        """
+        Tell whether a count is now the one before a write of ours that was not answered.
+
+        Whoever sent it cannot tell that from its never having taken effect, and sends it again.
+        """
+        last = self.counted.get(name)
+        undone = last is not None and not last[0].heard and after.count == last[1]
+        if undone and course.before is not None:
+            self.wanted[name] = replace(self.wanted[name], count=course.before.count)
+        return undone
 
     def _we_wrote(self, issue: Issue, name: str, before: VolumeFact, after: VolumeFact) -> None:
         self.tally.writes += 1
@@ -105,6 +117,8 @@ class Witness(Ends, Removals):
                 self.violated(9, f"{course.name}: {what} of {name} was {old}, set by somebody, and became {new}")
         if wanted is not None and after.count < wanted.count and not course.alike:
             self.violated(2, f"{course.name}: count of {name} written {after.count}, it was {wanted.count} before")
+        if after.count != before.count:
+            self.counted[name] = issue, before.count
         if after.count < before.count:
             if before.count - after.count > 1:
                 self.violated(3, f"{course.name}: count of {name} lowered from {before.count} to {after.count} at once")

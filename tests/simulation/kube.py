@@ -60,6 +60,8 @@ class Issue:
     """The last looks that the process took at the volume."""
     intent: Mapping[str, Any] = field(default_factory=dict)
     """The write of that intent."""
+    heard: bool = False
+    """Whether the process was told that it took effect."""
 
     def __str__(self) -> str:
         call = self.call
@@ -257,6 +259,7 @@ class SimKubeApi:
         await self._moment(Moment.AFTER, mishap)
         if back:
             await asyncio.sleep(back)
+        issue.heard = True
         return answer
 
     async def _moment(self, moment: Moment, mishap: Mishap | None) -> None:

@@ -131,6 +131,7 @@ class SimRestClient(RestClient):
         await self._moment(Moment.AFTER, mishap)
         if back:
             await asyncio.sleep(back)
+        issue.heard = True
         return answer
 
     def _late(self, issue: Issue, method: str, path: str, data: bytes | None) -> None:
