@@ -42,10 +42,7 @@ def _why_not(view: View) -> tuple[Reason, str] | None:
     if not_after is not None and view.now.wall > not_after:
         return Reason.PLAN_EXPIRED, f"not to be begun after {format_moment(not_after)}"
     if view.now.elapsed >= view.settings.timeout_seconds:
-        return (
-            Reason.TIMED_OUT,
-            f"could not begin within {view.allowed}",
-        )
+        return Reason.TIMED_OUT, f"could not begin within {view.allowed}"
     if view.seen.pv is None:
         return Reason.VOLUME_GONE, f"PersistentVolume {view.record.spec.pv_name} is gone"
     handle, asked = view.seen.pv.volume_handle, view.record.spec.volume_handle

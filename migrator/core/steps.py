@@ -193,10 +193,8 @@ def _why_back(view: View) -> tuple[Reason, str] | None:
     if not ready and rebuild.overdue(
         view.rebuild, elapsed, timeout=view.begun_at + settings.timeout_seconds, poll=settings.poll_seconds
     ):
-        return (
-            Reason.TIMED_OUT,
-            f"not Synced after {format_span(timedelta(seconds=elapsed))}; {view.allowed} is allowed",
-        )
+        waited = format_span(timedelta(seconds=elapsed))
+        return Reason.TIMED_OUT, f"not Synced after {waited}; {view.allowed} is allowed"
     return None
 
 
