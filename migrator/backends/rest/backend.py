@@ -233,7 +233,7 @@ class RestBackend:
         """Whoever leads has read all journals."""
         if self._may_write():
             known = (*self._ours.at(self._copy.began), *self._left_behind())
-            self._stray_labels.look(self._copy.now.pools, known)
+            self._stray_labels.look(self._copy.rounds, self._copy.now.pools, known)
         else:
             self._stray_labels.forget()
 

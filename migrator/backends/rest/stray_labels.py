@@ -39,18 +39,22 @@ class StrayLabels:
 
     def __init__(self, log: Logger) -> None:
         self._log = log
-        self._last: Mapping[str, RestPool] | None = None
+        self._last: int | None = None
         self._seen: frozenset[StrayLabel] = frozenset()
         self._told: frozenset[StrayLabel] = frozenset()
 
     def __len__(self) -> int:
         return len(self._told)
 
-    def look(self, pools: Mapping[str, RestPool], known: Iterable[Lever]) -> None:
-        """Take in what a round showed; `known`: all levers that it may have shown. What two rounds show is believed."""
-        if pools is self._last:
+    def look(self, number: int, pools: Mapping[str, RestPool], known: Iterable[Lever]) -> None:
+        """
+        Take in what a round showed: its number, its pools, and all levers that it may have shown.
+
+        What two rounds show is believed.
+        """
+        if number == self._last:
             return
-        self._last = pools
+        self._last = number
         found = stray_labels(pools, known)
         lasting, self._seen = found & self._seen, found
         for label in sorted(lasting - self._told):
