@@ -62,6 +62,10 @@ class Chartered(Environment):
             json.loads(line) for line in (self.directory / f"{name}.log").read_text().splitlines() if line[:1] == "{"
         ]
 
+    def told_of_an_end(self) -> bool:
+        """Whether the migrator logged that a migration ended, which it does last."""
+        return any(entry["event"] == "ended" for entry in self.log_of(Name.MIGRATOR))
+
     async def read(self, path: str) -> Any:
         """Read anything, as the admin."""
         async with connect(self.kubernetes.kubeconfig) as cluster, cluster.session.get(path) as answer:
@@ -84,7 +88,7 @@ async def chartered(directory: Path, setup: Setup, *settings: str) -> AsyncItera
         await environment.begin()
         try:
             async with asyncio.timeout(90):
-                while LAST_MIGRATION not in (await annotations(environment)):
+                while LAST_MIGRATION not in (await annotations(environment)) or not environment.told_of_an_end():
                     await environment.tend()
                     await asyncio.sleep(0.2)
         except TimeoutError:
