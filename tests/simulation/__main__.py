@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.reasons:
         for reason, count in total.reasons.most_common():
             _say(f"{count:6} {reason}")
-        _say(f"schedules: {dict(total.schedules)}, with too little happening: {total.uneventful[:20]}")
+        _say(f"schedules: {dict(total.schedules)}")
+    if total.uneventful:
+        _say(f"in {len(total.uneventful)} schedules too little happened, among them of seeds {total.uneventful[:10]}")
     _say(total.line())
     return 0 if total.clean else 1
 
