@@ -81,6 +81,7 @@ class People(Misfortunes):
     def soothe(self) -> None:
         """Nothing befalls anybody any more; moves are still asked for."""
         self._calm = True
+        self._failing = self._stalled = frozenset()
         self._sim.heat.weather = Weather.FRESH
 
     def rest(self) -> None:
@@ -117,7 +118,11 @@ class People(Misfortunes):
                 )
             )
             delay = self._rng.choice((0.0, self._rng.uniform(0, 1), self._rng.uniform(0, 15)))
-            self._at(delay, lambda: self._told(act.__name__, course.volume, lambda: act(course)))
+            self._at(delay, partial(self._upon, act, course))
+
+    def _upon(self, act: Callable[[Course], None], course: Course) -> None:
+        if not self._calm:
+            self._told(act.__name__, course.volume, partial(act, course))
 
     def befall(self) -> None:
         """Let something happen to the cluster."""
