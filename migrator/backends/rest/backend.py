@@ -107,8 +107,9 @@ class RestBackend:
         self._volumes: dict[str, VolumeSeen] = {}
         self._pools: dict[str, Pool] = {}
         self._cluster: RestCluster | None = None
-        self._put_together: tuple[RestCluster, Sequence[Lever], RestCluster] | None = None
         """The copy without levers of ours; None: they, or the copy, may be others by now."""
+        self._put_together: tuple[RestCluster, Sequence[Lever], RestCluster] | None = None
+        """The copy and the levers that it was last made of, and what came of them."""
         self._ours = Ours(clock, levers, lambda: self._actor.pulled)
         grown = self._grown = LatelyGrown(clock)
         surveyor = Surveyor(
